@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import uniform
+from ropevit.device import to_device
 
 #: With `cutout`, pixels of an item darker than this (0 to 255) are its background.
 _DARK = 20
@@ -59,10 +60,11 @@ class CanvasSettings:
 def pixel_labels(data: LabeledImages) -> tuple[tuple[str, ...], Tensor]:
     """Return the names of the pixel labels, and the label of each image's foreground.
 
-    Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups.
+    Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups. Labels
+    are on the CPU, where items are drawn.
     """
     grouped = data.grouped()
-    return ("background", *grouped.classes), 1 + grouped.labels
+    return ("background", *grouped.classes), 1 + grouped.labels.cpu()
 
 
 def paint_canvases(
@@ -78,7 +80,7 @@ def paint_canvases(
     Args:
         images: Items to choose from, not much larger than they are pasted (bilinear sampling would skip pixels); each
             label is drawn equally often. With 4 channels: colors premultiplied by the alpha channel, and alpha.
-        labels: Label of each item's pixels, from 1; 0 is the background.
+        labels: Label of each item's pixels, from 1, on the CPU; 0 is the background.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
         settings: How canvases are filled.
@@ -122,11 +124,12 @@ def paint_pairs(
     (images, labels), tile, device = items, settings.tile, items[0].device
     canvas, truth = _scatter_items(images, labels, size, count, settings, generator)
     marks = torch.zeros_like(truth)
-    chosen = _draw_items(labels, 2 * count, generator).to(device)
-    colors, cover = (x.unflatten(0, (count, 2)) for x in _crop_items(images[chosen], settings, generator))
-    own = labels[chosen].unflatten(0, (count, 2))
-    disc, ones = _disc(tile).to(device).expand(count, tile, tile), torch.ones_like(own[:, 0])
-    corners = draw_pairs(size, tile, count, max(apart, tile), generator).to(device) + tile
+    chosen = _draw_items(labels, 2 * count, generator)
+    items_drawn = images[to_device(chosen, device)]
+    colors, cover = (x.unflatten(0, (count, 2)) for x in _crop_items(items_drawn, settings, generator))
+    own = to_device(labels[chosen], device).unflatten(0, (count, 2))
+    disc, ones = to_device(_disc(tile), device).expand(count, tile, tile), torch.ones_like(own[:, 0])
+    corners = to_device(draw_pairs(size, tile, count, max(apart, tile), generator), device) + tile
     for item in range(2):
         bright = disc.unsqueeze(1).expand(-1, colors.shape[2], -1, -1)
         for color, alpha, label, mark in (
@@ -170,7 +173,7 @@ def _disc(tile: int) -> Float[Tensor, "t t"]:
 
 def _draw_items(labels: Int[Tensor, "M"], count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
     """Draw items such that every label is drawn equally often."""
-    rarity = 1 / labels.bincount().cpu()[labels.cpu()]
+    rarity = 1 / labels.bincount()[labels]
     return torch.multinomial(rarity, count, replacement=True, generator=generator)
 
 
@@ -179,13 +182,16 @@ def _scatter_items(
 ) -> tuple[Float[Tensor, "B m m k"], Int[Tensor, "B m m"]]:
     """Paint `paint_canvases` with a margin of a tile on every side: colors from 0 to 1, and labels."""
     number, tile, device = settings.items(size), settings.tile, images.device
-    chosen = _draw_items(labels, count * number, generator).to(device)
-    colors, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], settings, generator))
-    chosen_labels = labels[chosen].unflatten(0, (count, number))
+    chosen = _draw_items(labels, count * number, generator)
+    items = images[to_device(chosen, device)]
+    colors, cover = (x.unflatten(0, (count, number)) for x in _crop_items(items, settings, generator))
+    chosen_labels = to_device(labels[chosen], device).unflatten(0, (count, number))
     margin = settings.item_size // 2  # largest distance of an item's center from the canvas
-    offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
+    offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator)
+    offset = to_device(offset, device) + tile // 2
     channels = colors.shape[2]
-    canvas = background(count, channels, size + 2 * tile, settings, generator).to(device).movedim(1, -1).contiguous()
+    canvas = to_device(background(count, channels, size + 2 * tile, settings, generator), device)
+    canvas = canvas.movedim(1, -1).contiguous()
     truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
     for item in range(number):
         _paste(canvas, truth, offset[:, item], colors[:, item], cover[:, item], chosen_labels[:, item])
@@ -221,11 +227,11 @@ def _crop_items(
     side = settings.item_size * uniform(count, -math.log(settings.jitter), math.log(settings.jitter), generator).exp()
     angle = torch.deg2rad(uniform(count, -settings.max_rotation, settings.max_rotation, generator))
     mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
-    light = uniform(count, 0.6, 1.0, generator).to(images.device)
+    light = to_device(uniform(count, 0.6, 1.0, generator), images.device)
     matrix = torch.stack([mirror * angle.cos(), -mirror * angle.sin(), angle.sin(), angle.cos()], 1).unflatten(
         1, (2, 2)
     )
-    transform = F.pad(matrix * (settings.tile / side)[:, None, None], (0, 1)).to(images.device)
+    transform = to_device(F.pad(matrix * (settings.tile / side)[:, None, None], (0, 1)), images.device)
     grid = F.affine_grid(transform, [count, 1, settings.tile, settings.tile], align_corners=False)
     samples = F.grid_sample(_with_cover(images.float(), settings.cutout), grid, align_corners=False)
     return samples[:, :-1] * light[:, None, None, None], samples[:, -1]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ropevit.data.canvas import muted
 from ropevit.data.rng import uniform
+from ropevit.device import to_device
 
 #: Normalization of a study's images: (pixel / 255 - MEAN) / STD, the same for all channels.
 MEAN, STD = 0.5, 0.25
@@ -75,7 +76,7 @@ def crop_and_resize(
         Pixels from 0 to 255 in float32.
     """
     dense = max(2, math.ceil(max(images.shape[2:]) / size))
-    boxes = boxes.to(images.device)
+    boxes = to_device(boxes, images.device)
     transform = torch.zeros(len(boxes), 2, 3, device=images.device)
     transform[:, 0, 0], transform[:, 1, 1] = boxes[:, 2], boxes[:, 3]
     transform[:, :, 2] = boxes[:, :2]
@@ -126,5 +127,5 @@ def on_gradients(images: Float[Tensor, "B 4 s s"], colors: Float[Tensor, "B 3 3 
         Pixels from 0 to 255.
     """
     size = images.shape[-2:]
-    shade = F.interpolate(colors.to(images.device), size, mode="bilinear", align_corners=True)
+    shade = F.interpolate(to_device(colors, images.device), size, mode="bilinear", align_corners=True)
     return images[:, :3] + (1 - images[:, 3:] / 255) * shade

@@ -5,11 +5,11 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.rng import make_generator
@@ -114,50 +114,75 @@ def rescale_init(blocks: nn.Module) -> None:
             module.weight.mul_(module.in_features**-0.5 / 0.02)
 
 
+@dataclass
+class _Pending:
+    """Steps whose losses are still on the device: to read each at once would make the host wait in every step."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    """Loss of each step."""
+    rates: list[float] = field(default_factory=list)
+    """Learning rate of each step."""
+    begin: float = field(default_factory=time.perf_counter)
+    """When the first of them began."""
+
+    def read(self, state: RunState, durations: list[float]) -> float:
+        """Read and check the losses, add up the time, and return the last loss; this waits for the device.
+
+        Raises:
+            DivergedError: If a loss is not finite.
+        """
+        values = torch.stack(self.losses).tolist()
+        elapsed = time.perf_counter() - self.begin
+        for step, (loss, lr) in enumerate(zip(values, self.rates, strict=True), state.step - len(values) + 1):
+            check_finite([loss], step, lr, "try a lower lr")
+        durations += [1000 * elapsed / len(values)] * len(values)
+        state.seconds += elapsed
+        return values[-1]
+
+
 def _run_steps(state: RunState, job: RunJob, log: StepLog) -> None:
     """Run the remaining steps, with checkpoints at regular intervals and before stopping."""
     settings = job.panel.settings
     every = max(1, math.ceil(settings.steps / NUM_CHECKPOINTS))
     log_every = max(1, settings.steps // NUM_LOG_LINES)
-    durations, reported = [], 0.0
+    durations, reported, pending = [], 0.0, _Pending()
     state.model.train()
     while state.step < settings.steps:
         if job.should_stop():
+            if pending.losses:
+                pending.read(state, durations)
             save(state, job)
             raise StopRequested(job.run.name)
-        begin = time.perf_counter()
         lr = learning_rate(settings, state.step)
-        loss = take_step(state, job, lr)
-        now = time.perf_counter()
-        durations.append(1000 * (now - begin))
-        state.seconds += now - begin
+        pending.losses.append(take_step(state, job, lr))
+        pending.rates.append(lr)
         last = state.step == settings.steps
-        if last or state.step % log_every == 0:
+        logging, saving = last or state.step % log_every == 0, last or state.step % every == 0
+        reporting = last or time.perf_counter() - reported > REPORT_EVERY
+        if not (logging or saving or reporting):
+            continue
+        loss = pending.read(state, durations)
+        if logging:
             log.write(state.step, {"loss": loss, "lr": lr, "seconds": round(state.seconds, 3)})
-        if last or state.step % every == 0:
+        if saving:
             state.step_ms = statistics.median(durations)
             save(state, job)
-        if last or now - reported > REPORT_EVERY:
-            reported = now
+        if reporting:
+            reported = time.perf_counter()
             done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
             job.report(TrainProgress(run=job.run, loss=loss, lr=lr, **done))
+        pending = _Pending()
 
 
-def take_step(state: RunState, job: RunJob, lr: float) -> float:
-    """Take one optimization step and return its loss.
-
-    Raises:
-        DivergedError: If the loss is not finite; the weights stay as they were.
-    """
+def take_step(state: RunState, job: RunJob, lr: float) -> Tensor:
+    """Take one optimization step and return its loss, on the device, without waiting for it."""
     images, targets = job.panel.batch(job.run.seed, state.step, _draw_size(job, state.step))
     with autocast(job.device, job.dtype), _step_seed(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
-    value = loss.item()
-    check_finite([value], state.step + 1, lr, "try a lower lr")
     loss.backward()
     update_weights(state.optimizer, state.model.parameters(), lr, job.panel.settings.clip)
     state.step += 1
-    return value
+    return loss.detach()
 
 
 def _draw_size(job: RunJob, step: int) -> int | None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ropevit.data.crops import draw_gradients, normalize, on_gradients, premultiply, random_crops, resample
 from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import batch_indices, make_generator
+from ropevit.device import to_device
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
@@ -51,6 +52,7 @@ class ZoomPanel:
         """Draw random crops; every image is used once per epoch."""
         settings, generator = self.settings, make_generator(self.name, seed, "step", step)
         index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
+        index = to_device(index, self.train.images.device)
         crops = random_crops(self.train.images[index], size or settings.train_size, settings.crop, generator)
         if crops.shape[1] == 4:
             crops = on_gradients(crops, draw_gradients(len(crops), generator))
