@@ -127,7 +127,6 @@ def test_figures_count_frequencies_in_radians_per_patch():
         ({"position": "rope_mixed", "rope_theta": None}, "got a rope_convention for rope_mixed"),
         ({"position": "rope_axial_decay"}, "got a rope_convention for rope_axial_decay"),
         ({"frames": 4}, "with frames=4"),
-        ({"scaling": "ntk"}, "got scaling='ntk' with RopeConvention"),
     ],
 )
 def test_what_a_convention_does_not_go_with_is_refused(changes, message):
@@ -136,8 +135,31 @@ def test_what_a_convention_does_not_go_with_is_refused(changes, message):
         ViTConfig(**fields)
 
 
-def test_scaling_and_dense_backbones_are_refused():
-    with pytest.raises(ValueError, match=r"counts positions in patches from 0: expected scaling=None"):
-        set_scaling(model(), "pi")
-    with pytest.raises(ValueError, match=r"a dense backbone takes bodies with the paper's convention"):
+@pytest.mark.parametrize("name", OTHERS)
+@torch.no_grad()
+def test_scaling_replaces_the_interpolation_of_the_coordinates(name):
+    plain, scaled = model(name), model(name)
+    images = {size: torch.randn(1, 3, *size) for size in ((24, 24), (36, 48), (12, 20))}
+    same = {"normalise": [*images], "pi": [(24, 24), (36, 48)], "ntk": [(24, 24)], "parts+log": [(24, 24)]}
+    for scaling, sizes in same.items():
+        set_scaling(scaled, scaling)
+        for size, batch in images.items():
+            found, wanted = scaled.forward_features(batch), plain.forward_features(batch)
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4) == (size in sizes), (scaling, size)
+    set_scaling(scaled, None)
+    assert torch.equal(scaled(images[36, 48]), plain(images[36, 48]))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@torch.no_grad()
+def test_frequencies_of_figures_are_those_of_the_scaled_rotation(name):
+    built = model(name)
+    set_scaling(built, "normalise")
+    found = frequencies_at(built, (9, 12))[0].frequencies
+    set_scaling(built, None)
+    assert_close(found, frequencies_at(built, (9, 12))[0].frequencies)
+
+
+def test_dense_backbones_are_refused():
+    with pytest.raises(ValueError, match=r"a dense backbone would need class token and registers"):
         DenseViTConfig(body=config())

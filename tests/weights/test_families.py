@@ -149,7 +149,7 @@ def test_the_bias_of_the_keys_is_ignored():
     assert not torch.equal(ours.forward_features(images), before)
 
 
-@pytest.mark.parametrize("name", EVA02)
+@pytest.mark.parametrize("name", [*EVA02, *PE])
 @torch.no_grad()
 def test_packed_images_have_the_output_of_each_alone(name):
     ours = our_model(name)
@@ -165,8 +165,6 @@ def test_packed_features_of_attention_pooling_are_those_of_each_image():
     packed = ours.pack(images)
     for found, image in zip(packed.split(ours.forward_packed_features(packed)), images, strict=True):
         torch.testing.assert_close(found, ours.forward_features(image[None])[0], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="got a packed batch with pooling='map'; use forward_packed_features"):
-        ours.forward_packed(packed)
 
 
 def test_heads_of_attention_pooling_divide_the_width():

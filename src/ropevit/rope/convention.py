@@ -84,6 +84,20 @@ class RopeConvention:
             return shifted / grid * torch.stack([grid.new_full((), columns), grid.new_full((), rows)])
         return 2 * math.pi * (2 * ((shifted + 0.5) / self._side(grid)) - 1)
 
+    def patch_positions(
+        self, positions: Float[Tensor, "*B N 2"], grid: Float[Tensor, "*b 2"]
+    ) -> Float[Tensor, "*B N 2"]:
+        """Compute the positions in patches: one step from a patch to the next, with the origin of `rotary_positions`.
+
+        Args:
+            positions: Column and row of each patch, counted from 0.
+            grid: Columns and rows of its image, in patches.
+        """
+        patches = positions + self.offset
+        if self.coordinates in ("index", "reference"):
+            return patches
+        return patches + 0.5 - self._side(grid) / 2
+
     def _side(self, grid: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b _"]:
         """Return the number of patches by which the centers are divided."""
         if self.coordinates == "each_side":

@@ -336,11 +336,11 @@ class Scaling:
         """Compute positions, frequencies and attention factor for the tokens of a whole grid.
 
         Args:
-            positions: Positions of all tokens of the grid, counted from 0; the largest ones give its size.
+            positions: Positions of all tokens of the grid, in patches; the outermost ones give its size.
             frequencies: Radians per patch.
             jitter: Sample of `sample_jitter` for this step; None in evaluation.
         """
-        now = positions.flatten(0, -2).amax(0) + 1
+        now = positions.flatten(0, -2).amax(0) - positions.flatten(0, -2).amin(0) + 1
         rows, columns = self.trained_grid
         grids = GridSizes(now, torch.stack([now.new_full((), columns), now.new_full((), rows)]))
         inputs = RotaryInputs(positions, frequencies)

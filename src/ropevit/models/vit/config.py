@@ -147,11 +147,6 @@ class ViTConfig(ModelConfig):
                 f"got a rope_convention for {self.position} with frames={self.frames}, pairs={self.pairs}; it is for "
                 "rope_axial and rope_axial_ape on images, with equally many pairs for x and y: leave it out"
             )
-        if self.scaling is not None and self.rope_convention.shifts_positions:
-            raise ValueError(
-                f"got scaling={self.scaling!r} with {self.rope_convention}; RoPE scaling counts positions in patches "
-                "from 0: expected scaling=None"
-            )
 
     @property
     def allows_three_axes(self) -> bool:

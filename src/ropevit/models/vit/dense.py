@@ -59,8 +59,9 @@ class DenseViTConfig:
             raise ValueError(f"got a body with frames={self.body.frames}; a dense backbone takes models of images")
         if self.body.rope_convention != RopeConvention():
             raise ValueError(
-                f"got a body with {self.body.rope_convention}; a dense backbone takes bodies with the paper's "
-                "convention: use forward_intermediates for maps of this model"
+                f"got a body with {self.body.rope_convention}; a dense backbone would need class token and registers, "
+                "as these weights have, and the coordinates of each image of a padded batch: use forward_intermediates "
+                "for maps of this model"
             )
         if self.window < 1:
             raise ValueError(f"got window={self.window}; expected a side of at least 1 token")

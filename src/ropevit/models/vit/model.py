@@ -142,7 +142,20 @@ class ViT(BaseModel[ViTConfig]):
         convention = self.config.rope_convention
         if not convention.shifts_positions:
             return positions
-        return convention.rotary_positions(positions, positions.amax(0) + 1 if grids is None else grids)
+        grids = positions.amax(0) + 1 if grids is None else grids
+        if self.scaling is not None:  # instead of the convention's own interpolation
+            return convention.patch_positions(positions, grids)
+        return convention.rotary_positions(positions, grids)
+
+    def rotary_frequencies(self, device: torch.device, ndim: int) -> Float[Tensor, "ndim *A P"] | None:
+        """Return the fixed frequencies for the positions of `rotary_positions`; None if blocks have their own."""
+        if self.rope is None:
+            return None
+        frequencies, config = self.rope.frequencies(device)[:ndim], self.config
+        if self.scaling is None or not config.rope_convention.shifts_positions:
+            return frequencies
+        step = config.rope_convention.step(config.trained_grid or config.attention_grid).to(frequencies)
+        return frequencies * step.reshape(-1, *[1] * (frequencies.ndim - 1))
 
     def absolute_embedding(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
         """Resize the absolute embedding to a grid (h, w) or (t, h, w), the sum of spatial and temporal embedding."""
@@ -170,7 +183,7 @@ class ViT(BaseModel[ViTConfig]):
             grid: Rows and columns of the tokens; used by a relative bias only.
         """
         ndim, jitter = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t are not rotated
-        frequencies = None if self.rope is None else self.rope.frequencies(x.device)[:ndim]
+        frequencies = self.rotary_frequencies(x.device, ndim)
         for block, partition in zip(self.blocks, partitions or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
                 x = checkpoint(
@@ -304,13 +317,17 @@ class ViT(BaseModel[ViTConfig]):
 
         >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
         """
-        if self.attn_pool is not None:
-            raise ValueError("got a packed batch with pooling='map'; use forward_packed_features, and pool each image")
         features, damaged = self.encode_packed(packed)
-        pooled = (
-            features.flatten(0, 1)[packed.starts] if self.config.pooling == "token" else mean_patch(features, packed)
-        )
-        return self.classify(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
+        return self.classify(self.pool_packed(features, packed)).masked_fill(damaged.unsqueeze(1), float("nan"))
+
+    def pool_packed(self, features: Float[Tensor, "R L C"], packed: PackedBatch) -> Float[Tensor, "B C"]:
+        """Pool the tokens of each image of a packed batch."""
+        if self.attn_pool is not None:
+            rows, images = packed.starts // features.shape[1], torch.arange(len(packed.starts), device=features.device)
+            return self.attn_pool(features[rows], packed.sequence_ids[rows] == images.unsqueeze(1))
+        if self.config.pooling == "token":
+            return features.flatten(0, 1)[packed.starts]
+        return mean_patch(features, packed)
 
     def layer_index(self, name: str) -> int:
         """Return a parameter's layer for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""

@@ -1,7 +1,7 @@
 """Attention pooling: a learned query attends to all tokens."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,9 +34,15 @@ class AttentionPool(nn.Module):
         """Initialize the query."""
         nn.init.trunc_normal_(self.latent, std=self.latent.shape[-1] ** -0.5)
 
-    def forward(self, tokens: Float[Tensor, "B n C"]) -> Float[Tensor, "B C"]:
-        """Return one vector for each image."""
-        q = self.q(self.latent).unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(len(tokens), -1, -1, -1)
+    def forward(self, tokens: Float[Tensor, "B n C"], mask: Bool[Tensor, "B n"] | None = None) -> Float[Tensor, "B C"]:
+        """Return one vector for each image.
+
+        Args:
+            tokens: Tokens of each image.
+            mask: True for its own tokens; None for all.
+        """
+        keys = None if mask is None else mask[:, None, None]
+        q = self.q(self.latent).unflatten(-1, (self.heads, -1)).transpose(1, 2).expand(tokens.shape[0], -1, -1, -1)
         k, v = self.kv(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        pooled = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        pooled = self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2))
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]

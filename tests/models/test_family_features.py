@@ -1,0 +1,109 @@
+"""The table in docs/pretrained.md of what works on each family, cell by cell, with small models."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import ropevit
+from ropevit.cli import main
+from ropevit.integrations.export import export_torch
+from ropevit.models import set_scaling
+from ropevit.models.dense import DenseViTConfig
+from weights.families import fill, our_model
+
+MODELS = {
+    "DINOv3": "vit_small_plus_patch16_dinov3_qkvb",
+    "EVA-02": "eva02_base_patch14_224",
+    "timm's ViTs with rotation": "vit_betwixt_patch16_rope_reg4_gap_256",
+    "Perception Encoder core": "vit_pe_core_tiny_patch16_384",
+}
+PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
+
+
+def rows() -> list[list[str]]:
+    text = PAGE.read_text().partition("## What works\n")[2].strip().split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def any_size(model, _):
+    for size in ((64, 64), (48, 80), (96, 32)):
+        images = torch.randn(1, 3, *size)
+        assert model.forward_features(images).isfinite().all()
+        assert model.forward_intermediates(images, [0, 1])[1].shape[2:] == (size[0] // 8, size[1] // 8)
+
+
+def packed(model, _):
+    images = [torch.randn(3, 64, 64), torch.randn(3, 48, 80)]
+    found = model.forward_packed(model.pack(images))
+    torch.testing.assert_close(found, torch.cat([model(image[None]) for image in images]), rtol=1e-4, atol=1e-4)
+
+
+def scaled(model, _):
+    images = torch.randn(1, 3, 96, 96)
+    before = model(images)
+    set_scaling(model, "ntk")
+    assert (model(images) - before).abs().max() > 1e-4
+
+
+def drawn(model, folder):
+    file, out = ropevit.save_model(folder / "model.safetensors", model), folder / "figures"
+    main(["figures", "all", "--checkpoint", str(file), "--images", "fashion", "--out", str(out)])
+    assert {"frequencies.png", "distance.png", "entropy.png"} <= {path.name for path in out.iterdir()}
+
+
+def exported(model, folder):
+    report = export_torch(model, folder / "model.pt2")
+    images = torch.randn(1, 3, 48, 80)
+    torch.testing.assert_close(torch.export.load(report.path).module()(images), model(images), rtol=1e-3, atol=1e-3)
+
+
+def to_transformers(model, _):
+    from ropevit.integrations.transformers import from_ropevit
+
+    images = torch.randn(1, 3, 48, 80)
+    torch.testing.assert_close(from_ropevit(model)(pixel_values=images).logits, model(images))
+
+
+def dense(model, _):
+    DenseViTConfig(body=model.config)
+
+
+def video(model, _):
+    replace(model.config, frames=4)
+
+
+def in_timm(model, _):
+    del model
+    assert timm.list_models("ropevit_*dinov3*") + timm.list_models("ropevit_eva02*") == []
+
+
+CHECKS = [any_size, packed, scaled, drawn, exported, to_transformers, dense, video, in_timm]
+
+
+def cases():
+    for check in CHECKS:
+        for family in MODELS:
+            slow = check in (drawn, exported) and family != "DINOv3"
+            yield pytest.param(check, family, marks=[pytest.mark.full] if slow else [])
+
+
+def test_the_table_has_a_row_for_each_check_and_a_column_for_each_family():
+    head, _, *body = rows()
+    assert head[1:] == [*MODELS]
+    assert len(body) == len(CHECKS)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("check", "family"), [*cases()])
+def test_each_cell_of_the_table_is_true(check, family, tmp_path):
+    said = rows()[2 + CHECKS.index(check)][1 + [*MODELS].index(family)]
+    model = fill(our_model(MODELS[family], num_classes=5))
+    with torch.no_grad():
+        if said == "refused":
+            with pytest.raises(ValueError, match=r"got .*: |got .*; "):
+                check(model, tmp_path)
+        else:
+            check(model, tmp_path)
