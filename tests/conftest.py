@@ -4,6 +4,7 @@ import gc
 import importlib
 import os
 import shutil
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def pytest_collection_finish():
 def seed():
     """Start each test with the same random numbers, whatever ran before."""
     torch.manual_seed(0)
+
+
+#: Rows of a parametrized test in which signatures are checked: the others call the same functions with other values.
+CHECKED_ROWS = 3
+_rows_checked: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True)
+def check_signatures(request):
+    """Check shapes in the first rows of each test only: the checks are a quarter of what the models' tests cost."""
+    name = request.node.nodeid.partition("[")[0]
+    _rows_checked[name] += 1
+    if _rows_checked[name] <= CHECKED_ROWS:
+        yield
+        return
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @contextmanager
