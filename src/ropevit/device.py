@@ -1,7 +1,12 @@
 """Where to compute: the devices that `--device` names."""
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 #: Types of devices that models are computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
@@ -68,3 +73,29 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     """
     pinned = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
     return pinned.to(device, non_blocking=True)
+
+
+def start_copy(values: Tensor) -> Callable[[], Tensor]:
+    """Start to copy a tensor to the CPU; return a function that waits for this copy alone and returns it."""
+    if values.device.type != "cuda":
+        return values.cpu
+    copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copied.copy_(values, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return copied
+
+    return wait
+
+
+def one_behind(started: Iterable[T]) -> Iterator[T]:
+    """Yield each item once the next one has been made, so that the device computes while an item is evaluated."""
+    items = iter(started)
+    for item in items:
+        for following in items:
+            yield item
+            item = following
+        yield item

@@ -1,6 +1,6 @@
 """Top-1 and top-5 accuracy: correct predictions counted class by class, over all processes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.loading import Batch
+from ropevit.device import one_behind, start_copy
 from ropevit.tasks.common.distributed import Communicator
 
 #: Number of predictions of which one must be correct for the second score.
@@ -75,13 +76,9 @@ def tally(
         blank: Input (1, 3, S, S) of a process that has no batch left; None skips its forward pass.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
-    iterator, done = iter(batches), 0
-    while communicator.all_reduce_max((batch := next(iterator, None)) is not None):
-        if batch is None or not len(batch.labels):
-            if blank is not None:
-                logits_of(blank)
-            continue
-        logits = logits_of(batch.images).float().cpu()
+    done = 0
+    for batch, wait in one_behind(_start(logits_of, iter(batches), communicator, blank)):
+        logits = wait()
         best = logits.topk(min(_TOPK, logits.shape[1])).indices
         correct = is_correct(best, batch)
         for row, counted in enumerate((torch.ones_like(batch.labels), correct[:, 0], correct.any(1))):
@@ -90,3 +87,14 @@ def tally(
         watch(done)
     images, top1, top5 = communicator.all_reduce_sum(counts).long()
     return Tally(images=images, top1=top1, top5=top5)
+
+
+def _start(
+    logits_of: Callable[[Tensor], Tensor], batches: Iterator[Batch], communicator: Communicator, blank: Tensor | None
+) -> Iterator[tuple[Batch, Callable[[], Tensor]]]:
+    """Start to compute the logits of each readable batch, and yield it with a function that waits for them."""
+    while communicator.all_reduce_max((batch := next(batches, None)) is not None):
+        if batch is not None and len(batch.labels):
+            yield batch, start_copy(logits_of(batch.images).float())
+        elif blank is not None:
+            logits_of(blank)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ropevit.data.ade import AdeSource
 from ropevit.data.loading import EvalReader, Readable, batches, eval_keys
+from ropevit.device import one_behind, start_copy
 from ropevit.extras import require
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
@@ -120,10 +121,11 @@ def confusion_matrix(
     """
     classes = len(source.classes)
     counts, bad = torch.zeros(classes, classes, dtype=torch.float64), []
-    for done, image in enumerate(read(source, settings), 1):
+    started = ((image, _start(model, image, settings) if image.views else None) for image in read(source, settings))
+    for done, (image, predicted) in enumerate(one_behind(started), 1):
         bad += image.bad
-        if image.views:
-            counts += count_pixels(model, image, settings, classes)
+        if predicted is not None:
+            counts += confusion(predicted(), image.labels, classes).double()
         progress(done)
     counts = communicator.all_reduce_sum(counts)
     if not counts.any():
@@ -135,9 +137,13 @@ def count_pixels(
     model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
 ) -> Float[Tensor, "K K"]:
     """Count the pixels of one image at its original size."""
+    return confusion(_start(model, image, settings)(), image.labels, classes).double()
+
+
+def _start(model: SegmentationModel, image: ImageViews, settings: SegmenterSettings) -> Callable[[], Tensor]:
+    """Start to predict the class of each pixel; return a function that waits for them."""
     mean, std = settings.mean, settings.std
     views = [(view.to(mean.device, non_blocking=True).float() / 255 - mean) / std for view in image.views]
     size = image.labels.shape[0], image.labels.shape[1]
     with settings.autocast():
-        predicted = segment(model.logits, views, size, settings.inference)
-    return confusion(predicted[0].cpu(), image.labels, classes).double()
+        return start_copy(segment(model.logits, views, size, settings.inference)[0])
