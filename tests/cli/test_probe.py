@@ -76,8 +76,8 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
     assert "model on photos/val at 16, 32 px" in printed
     assert "24 images to fit the probes to, 12 to measure them on" in printed
     rows = table("out")
-    ways = [(row["size"], row["scaling"], row["mode"], row["tokens"]) for row in rows]
-    assert ways == [
+    conditions = [(row["size"], row["scaling"], row["mode"], row["tokens"]) for row in rows]
+    assert conditions == [
         ("16", "none", "whole", "4"),
         ("32", "none", "whole", "16"),
         ("32", "pi", "whole", "16"),
@@ -100,11 +100,11 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
 def test_a_stopped_probe_goes_on_with_what_is_missing(checkpoint, photos, monkeypatch, capsys):
     original, calls = Extractor.extract, []
 
-    def interrupted(self, way, *rest):
-        calls.append(way.text)
+    def interrupted(self, condition, *rest):
+        calls.append(condition.text)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return original(self, way, *rest)
+        return original(self, condition, *rest)
 
     monkeypatch.setattr(Extractor, "extract", interrupted)
     asked = [*words(checkpoint, photos), "--sizes", "32", "--baselines", "--out"]
@@ -211,9 +211,14 @@ def test_detectors_and_methods_that_do_not_fit_are_refused(photos, tmp_path, mon
     )
     ape = save(tmp_path / "ape.safetensors", position="ape")
     assert "RoPE" in error_of([*words(ape, photos), "--scaling", "pi"], capsys)
-    moving = save(
-        tmp_path / "dino.safetensors", position="rope_axial", rope_convention=ROPE_FAMILIES["dinov3"].convention
-    )
-    assert "whose coordinates already depend on the size" in error_of(
-        [*words(moving, photos), "--scaling", "none", "pi"], capsys
-    )
+
+
+def test_models_of_other_families_take_scaling_methods(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    convention = ROPE_FAMILIES["dinov3"].convention
+    dino = save(tmp_path / "dino.safetensors", position="rope_axial", rope_convention=convention)
+    main([*words(dino, photos), "--sizes", "32", "--scaling", "none", "pi", "--out", "probed"])
+    with Path("probed/probe.csv").open() as file:
+        rows = [(row["size"], row["scaling"]) for row in csv.DictReader(file) if row["mode"] == "whole"]
+    assert rows == [("16", "none"), ("32", "none"), ("32", "pi")]
+    capsys.readouterr()

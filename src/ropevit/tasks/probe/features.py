@@ -1,4 +1,4 @@
-"""Frozen features of images, in one of the ways of a plan."""
+"""Frozen features of images, under one condition of a plan."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.evaluate import BATCH, normalizer
 from ropevit.tasks.classify.inference_modes import predict_by
 from ropevit.tasks.probe.config import Pooling
-from ropevit.tasks.probe.plan import ProbePlan, Way
+from ropevit.tasks.probe.plan import Condition, ProbePlan
 
 
 class Features(NamedTuple):
@@ -65,12 +65,12 @@ class Extractor:
     def __init__(self, plan: ProbePlan):
         self.plan, self.built = plan, {}
 
-    def embedder(self, way: Way) -> Callable[[Tensor], Tensor]:
+    def embedder(self, condition: Condition) -> Callable[[Tensor], Tensor]:
         """Return a function from uint8 images (b, 3, S, S) to features (b, C)."""
         plan = self.plan
-        model = self._model((way if way.mode == "whole" else plan.reference).view.fit(plan.subject.config))
+        model = self._model((condition if condition.mode == "whole" else plan.reference).view.fit(plan.subject.config))
         if plan.subject.config.rope is not None:
-            set_scaling(model, parse_override(way.scaling))
+            set_scaling(model, parse_override(condition.scaling))
         normalize = normalizer(plan.subject, plan.context.device)
 
         def embed(images: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Extractor:
             with plan.context.autocast():
                 return pool_features(model, pixels, plan.config.pooling).float()
 
-        return predict_by(way.mode, embed, plan.subject.trained_at, average=lambda tiles: tiles.mean(0))
+        return predict_by(condition.mode, embed, plan.subject.trained_at, average=lambda tiles: tiles.mean(0))
 
     def _model(self, config: Config) -> Model:
         """Build the model with a config, without its head."""
@@ -90,11 +90,13 @@ class Extractor:
         return self.built[config]
 
     @torch.no_grad()
-    def extract(self, way: Way, images: ImageSubset, speed: Speed, watch: Callable[[int], None]) -> Features:
+    def extract(
+        self, condition: Condition, images: ImageSubset, speed: Speed, watch: Callable[[int], None]
+    ) -> Features:
         """Return the features of the readable images of a split.
 
         Args:
-            way: How.
+            condition: Image size, scaling and inference mode.
             images: The split.
             speed: Measures the model.
             watch: Called with the number of images that are done.
@@ -102,8 +104,8 @@ class Extractor:
         Raises:
             ValueError: If no image can be read, or a feature is not finite.
         """
-        embed, done, parts = self.embedder(way), 0, []
-        for batch in self._batches(way, images):
+        embed, done, parts = self.embedder(condition), 0, []
+        for batch in self._batches(condition, images):
             if len(batch.labels):
                 values = speed.measure(embed, batch.images)
                 parts.append((values, batch.labels, torch.tensor(list(batch.indices), dtype=torch.long)))
@@ -113,12 +115,15 @@ class Extractor:
             raise ValueError(f"no image of {images.name} could be read; see `ropevit data check`")
         values, labels, places = (torch.cat(part) for part in zip(*parts, strict=True))
         if not values.isfinite().all():
-            raise ValueError(f"got features that are not finite at {way.text}; try --precision float32")
+            raise ValueError(f"got features that are not finite at {condition.text}; try --precision float32")
         return Features(values, labels.to(values.device), places)
 
-    def _batches(self, way: Way, images: ImageSubset) -> Iterator[Batch]:
+    def _batches(self, condition: Condition, images: ImageSubset) -> Iterator[Batch]:
         """Yield the batches of a split."""
-        config, transform = self.plan.config, eval_transform(way.view.size, way.view.crop, way.view.squash)
+        config, transform = (
+            self.plan.config,
+            eval_transform(condition.view.size, condition.view.crop, condition.view.squash),
+        )
         return eval_batches(images, transform, config.batch_size or BATCH, config.workers)
 
 

@@ -1,4 +1,4 @@
-"""Plan of a probe: the model, the images, and the ways in which features are computed, each at one size."""
+"""Plan of a probe: the model, the images, and the conditions under which features are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ from ropevit.text import join_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to compute features: an image size, a RoPE scaling method and an inference mode."""
+class Condition:
+    """A condition under which features are computed: an image size, a RoPE scaling method and an inference mode."""
 
     view: View
     scaling: str = NONE
@@ -47,25 +47,25 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan:
-    """Model, images and ways of a probe."""
+    """Model, images and conditions of a probe."""
 
     config: ProbeConfig
     context: EvalContext
     subject: EvalModel
     train: ImageSubset
     test: ImageSubset
-    ways: tuple[Way, ...]
+    conditions: tuple[Condition, ...]
     """The first is the reference: the training size, without scaling."""
     notes: tuple[str, ...] = ()
 
     @property
-    def reference(self) -> Way:
+    def reference(self) -> Condition:
         """The training size, without scaling."""
-        return self.ways[0]
+        return self.conditions[0]
 
-    def tokens(self, way: Way) -> int:
+    def tokens(self, condition: Condition) -> int:
         """Return the patch tokens of an image."""
-        return tokens_per_image(self.subject.config, way.view.size, way.mode, self.subject.trained_at)
+        return tokens_per_image(self.subject.config, condition.view.size, condition.mode, self.subject.trained_at)
 
     def settings(self) -> dict[str, Any]:
         """Return what all results in a directory have in common; sizes and methods can be added."""
@@ -81,7 +81,7 @@ class ProbePlan:
 
 
 def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
-    """Read the weights, open the images, and list the ways.
+    """Read the weights, open the images, and list the conditions.
 
     Raises:
         ValueError: If the model takes no images of this kind, a size or method does not fit it, or the images are not
@@ -103,10 +103,10 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
     subject = with_scaling(subject, None) if subject.config.rope is not None else subject
     sizes = {*(config.sizes or subject.config.default_sizes(subject.trained_at)), subject.trained_at}
     views = views_of(subject, tuple(sizes), config.protocol, config.crop_pct)
-    ways = _list_ways(subject, views, scalings, config)
+    conditions = _list_conditions(subject, views, scalings, config)
     return ProbePlan(
         **{"config": config, "context": context, "subject": subject, "notes": tuple(notes)},
-        **{"train": chosen[0], "test": chosen[1], "ways": tuple(ways)},
+        **{"train": chosen[0], "test": chosen[1], "conditions": tuple(conditions)},
     )
 
 
@@ -136,23 +136,12 @@ def _resolve_scalings(subject: EvalModel, config: ProbeConfig) -> tuple[list[str
             notes.append(tuned.describe())
             tuned_on = tuned.data
         if methods is not None:
-            _check_scaling(subject, methods)
+            with_scaling(subject, methods)  # raises for a method that does not exist, or that the model cannot have
         found.append(methods or NONE)
     twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
     if twice and AUTO not in config.scaling:
         raise ValueError(f"got --scaling {' '.join(config.scaling)}, which has {twice[0]} twice; name each once")
     return list(dict.fromkeys(found)), notes, tuned_on
-
-
-def _check_scaling(subject: EvalModel, methods: str) -> None:
-    """Raise ValueError for a scaling method that does not exist, or that the model cannot have."""
-    convention = getattr(subject.config, "rope_convention", None)
-    if convention is not None and convention.shifts_positions:
-        raise ValueError(
-            f"got --scaling {methods} with {subject.name}, whose coordinates already depend on the size of the image, "
-            "so that scaling methods do not apply: leave it out"
-        )
-    with_scaling(subject, methods)
 
 
 def _check_classes(train: ImageSource, test: ImageSource) -> None:
@@ -175,18 +164,20 @@ def _subset(source: ImageSource, config: ProbeConfig, name: str) -> ImageSubset:
     return ImageSubset(source, tuple(chosen.tolist()))
 
 
-def _list_ways(subject: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig) -> list[Way]:
-    """Return the ways, the reference first."""
+def _list_conditions(
+    subject: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig
+) -> list[Condition]:
+    """Return the conditions, the reference first."""
     trained = subject.trained_at
-    reference = Way(view=next(view for view in views if view.size == trained))
-    ways = [reference]
+    reference = Condition(view=next(view for view in views if view.size == trained))
+    conditions = [reference]
     for view in views:
         for scaling in scalings if _scaling_changes(subject, view) else (NONE,):
-            ways.append(Way(view=view, scaling=scaling))
+            conditions.append(Condition(view=view, scaling=scaling))
         for mode in config.baselines:
             if view.size > trained or (mode == "resize" and view.size != trained):
-                ways.append(Way(view=view, mode=mode))
-    return list(dict.fromkeys(ways))
+                conditions.append(Condition(view=view, mode=mode))
+    return list(dict.fromkeys(conditions))
 
 
 def _scaling_changes(subject: EvalModel, view: View) -> bool:

@@ -71,8 +71,10 @@ def make_rows(passes: Sequence[tuple[Mapping[str, Any], Tensor]], trained_at: in
         seed: Seed of the resamples.
     """
     wanted = (trained_at, NONE, "whole")
-    reference = next(counts for way, counts in passes if (way["size"], way["scaling"], way["mode"]) == wanted)
-    rows = [_make_row(way, counts, reference, seed) for way, counts in passes]
+    reference = next(
+        counts for condition, counts in passes if (condition["size"], condition["scaling"], condition["mode"]) == wanted
+    )
+    rows = [_make_row(condition, counts, reference, seed) for condition, counts in passes]
     return sorted(rows, key=lambda row: (row.size, row.mode != "whole"))
 
 
@@ -108,7 +110,7 @@ def conclude(rows: Sequence[ProbeRow], trained_at: int, seed: int) -> list[str]:
 
 
 def _compare_at(size: int, rows: Sequence[ProbeRow], probe: str, seed: int) -> str:
-    """Name the best way at a size, its difference to the training size, and to resizing."""
+    """Name the best condition at a size, its difference to the training size, and to resizing."""
     best = max(rows, key=lambda row: row.accuracy[probe].value)
     change = best.change[probe]
     told = f"at {size} px the highest is {best.accuracy[probe].value:.1f} %, {describe(best)}: "

@@ -23,7 +23,7 @@ from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, Features, Speed
 from ropevit.tasks.probe.knn import knn_predict
 from ropevit.tasks.probe.linear import linear_probe
-from ropevit.tasks.probe.plan import ProbePlan, Way, make_plan
+from ropevit.tasks.probe.plan import Condition, ProbePlan, make_plan
 from ropevit.tasks.probe.report import ProbeSummary, write_report
 from ropevit.tasks.probe.rows import PROBES, ProbeRow, conclude, make_rows
 from ropevit.tasks.registry import CLASSIFY, TASKS
@@ -47,7 +47,7 @@ class ProbeResult:
 def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
     """Measure the frozen features of a model on labeled images, at every size and with every RoPE scaling method.
 
-    Features of training and test images are computed in the same way; both probes are fitted to the training images and
+    Features of training and test images are computed alike; both probes are fitted to the training images and
     measured on the test images. Every result is saved as soon as it is known.
 
     Args:
@@ -74,7 +74,7 @@ def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
 
 
 def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
-    """Measure every way that the locked output directory lacks."""
+    """Measure every condition that the locked output directory lacks."""
     record = PassRecord(
         out / RESULTS,
         plan.settings(),
@@ -82,7 +82,7 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
         plan.config.resume,
         keys=("probes", "size", "scaling", "mode"),
     )
-    sizes = sorted({way.view.size for way in plan.ways})
+    sizes = sorted({condition.view.size for condition in plan.conditions})
     notes = (
         f"weights: {plan.subject.found.source}",
         f"{len(plan.train):,} images to fit the probes to, {len(plan.test):,} to measure them on",
@@ -92,32 +92,32 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     report(PassesStarted(name=name, notes=notes))
     extractor = Extractor(plan)
     result = None
-    for way in plan.ways:
-        key = {"probes": list(PROBES), **way.key}
+    for condition in plan.conditions:
+        key = {"probes": list(PROBES), **condition.key}
         if record.find(key) is None:
-            record.add(key, *_measure(extractor, way, report))
+            record.add(key, *_measure(extractor, condition, report))
             result = _write(out, plan, record, notes)  # also what is not finished can be read
     return result or _write(out, plan, record, notes)
 
 
-def _measure(extractor: Extractor, way: Way, report: Report) -> tuple[Int[Tensor, "2 n 2"], dict[str, Any]]:
+def _measure(extractor: Extractor, condition: Condition, report: Report) -> tuple[Int[Tensor, "2 n 2"], dict[str, Any]]:
     """Return correct and all predictions of each probe and test image, and the facts of a row."""
     plan, speed = extractor.plan, Speed(extractor.plan.context.device)
     total = len(plan.train) + len(plan.test)
 
     def watch(before: int) -> Any:
-        return lambda done: report(PassProgress(text=way.text, done=before + done, total=total))
+        return lambda done: report(PassProgress(text=condition.text, done=before + done, total=total))
 
-    train = extractor.extract(way, plan.train, speed, watch(0))
-    test = extractor.extract(way, plan.test, speed, watch(len(plan.train)))
-    report(PassProgress(text=f"{way.text}: fitting", done=total, total=total))
+    train = extractor.extract(condition, plan.train, speed, watch(0))
+    test = extractor.extract(condition, plan.test, speed, watch(len(plan.train)))
+    report(PassProgress(text=f"{condition.text}: fitting", done=total, total=total))
     found, penalty = _predict(plan, train, test)
     counts = torch.zeros(len(PROBES), len(plan.test), 2, dtype=torch.int64)
     for row, predicted in enumerate(found.values()):
         right = (predicted == test.labels).cpu()
         counts[row, test.places] = torch.stack([right, torch.ones_like(right)], 1).long()
     return counts, {
-        "tokens": plan.tokens(way),
+        "tokens": plan.tokens(condition),
         "images_per_second": speed.images_per_second(),
         "channels": train.values.shape[1],
         "penalty": penalty,
@@ -150,7 +150,7 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
         data=plan.test.name,
         rows=tuple(rows),
         conclusions=tuple(conclusions),
-        missing=sum(tuple(way.key.values()) not in done for way in plan.ways),
+        missing=sum(tuple(condition.key.values()) not in done for condition in plan.conditions),
         config=plan.config,
         classes=len(plan.test.classes),
         train_images=len(plan.train),
