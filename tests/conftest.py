@@ -5,7 +5,7 @@ import importlib
 import os
 import shutil
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
@@ -60,22 +60,28 @@ def check_signatures(request):
     """Check shapes in the first rows of each test only: the checks are a quarter of what the models' tests cost."""
     name = request.node.nodeid.partition("[")[0]
     _rows_checked[name] += 1
-    if _rows_checked[name] <= CHECKED_ROWS:
+    with nullcontext() if _rows_checked[name] <= CHECKED_ROWS else unchecked_signatures():
         yield
-        return
+
+
+@contextmanager
+def unchecked_signatures():
+    """Switch the shape checks off; afterwards they are as they were."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @contextmanager
 def ready_to_trace():
     """Switch the shape checks off: dynamo cannot trace them. So is a cache that only pays where sizes are numbers."""
     config = importlib.import_module("torch._dynamo.config")
-    with config.patch(fake_tensor_cache_enabled=False):  # a fifth of each compilation and export
-        jaxtyping.config.update("jaxtyping_disable", True)
+    with (
+        config.patch(fake_tensor_cache_enabled=False),
+        unchecked_signatures(),
+    ):  # the cache: a fifth of each compilation
         yield
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

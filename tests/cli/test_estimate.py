@@ -16,7 +16,7 @@ RECIPES = {
 STARTS = ["parameters:", "MACs of", "peak memory", "peak memory", "not included"]
 
 
-@pytest.mark.parametrize("recipe", by_default(["fashion", "segment/upernet_smoke"], RECIPES))
+@pytest.mark.parametrize("recipe", by_default(["fashion"], RECIPES))
 def test_a_step_is_estimated_without_data_or_a_directory(recipe, tmp_path, monkeypatch, capsys):
     size, counts, options = RECIPES[recipe]
     monkeypatch.chdir(tmp_path)

@@ -89,7 +89,7 @@ def test_set_input_size_resizes_the_absolute_embedding():
     resized = ropevit.models.build_model(model.config)
     load_weights(resized, before)
     assert_close(resized.pos_embed, model.pos_embed, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"use .* x"):
+    with pytest.raises(ValueError, match="use a height of 48 or 64 and a width of 48 or 64"):
         model.set_input_size(60)
 
 
