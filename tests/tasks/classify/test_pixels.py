@@ -18,7 +18,7 @@ from ropevit.data.images import resize_to, to_tensor
 from ropevit.models.registry import MODELS
 from ropevit.tasks.classify.config import ClassifierConfig
 from ropevit.tasks.classify.eval_model import open_eval_model, read_eval_model
-from ropevit.tasks.classify.evaluate import views_of
+from ropevit.tasks.classify.evaluate import protocol_of, views_of
 from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.train import train
@@ -61,6 +61,10 @@ def test_images_are_evaluated_as_timm_transforms_them(name, photo, tmp_path):
     fields = {key: getattr(cfg, key) for key in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")}
     torch.testing.assert_close(found, create_transform(**fields)(image))
     assert views_of(subject, (), "timm", None)[0].crop == 0.9
+    assert (views_of(subject, (), "paper", None)[0].crop, views_of(subject, (), "paper", None)[0].squash) == (1, False)
+    assert [protocol_of(subject, *given) for given in ((None, None), (None, 0.5), ("paper", None))] == [
+        "family", "paper", "paper",
+    ]  # fmt: skip
     assert (views_of(subject, (), None, 0.5)[0].crop, views_of(subject, (), None, 0.5)[0].squash) == (0.5, False)
 
 

@@ -38,6 +38,8 @@ from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.
 BATCH = 128
+#: Protocol of models of other families, where none is asked for: the crop of their authors.
+FAMILY = "family"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,8 @@ class ClassifierOptions:
     """Classifiers only."""
 
     protocol: Literal["paper", "timm"] | None = None
-    """paper (default): crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin.
-    timm: crop ratio 0.9, and windows of the training size."""
+    """paper: crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin. timm: crop ratio 0.9,
+    and windows of the training size. Default: paper; for models of other families, their authors' crop."""
     crop_pct: float | None = None
     """Crop ratio instead of the protocol's: the test size over the shorter side to which images are resized."""
     real_labels: Path | None = None
@@ -158,7 +160,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         inputs.context.config.task_options(ClassifierOptions),
         inputs.context.config,
     )
-    protocol = options.protocol or "paper"
+    protocol = protocol_of(subject, options.protocol, options.crop_pct)
     views = views_at(inputs, config.sizes)
     real = None if options.real_labels is None else options.real_labels.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
@@ -213,10 +215,17 @@ def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
 
 def views_of(subject: EvalModel, sizes: tuple[int, ...], protocol: str | None, crop: float | None) -> list[View]:
     """Return the views of a model; those of another family are its authors', unless protocol or crop are given."""
-    protocol = protocol or "paper"
-    own = crop is None and protocol == "paper"
-    views = plan_views(subject.config, subject.trained_at, sizes, protocol, subject.family_crop if own else crop)
-    return [replace(view, squash=own and subject.squash) for view in views]
+    protocol = protocol_of(subject, protocol, crop)
+    if protocol != FAMILY:
+        return plan_views(subject.config, subject.trained_at, sizes, protocol, crop)
+    views = plan_views(subject.config, subject.trained_at, sizes, "paper", subject.family_crop)
+    return [replace(view, squash=subject.squash) for view in views]
+
+
+def protocol_of(subject: EvalModel, protocol: str | None, crop: float | None) -> str:
+    """Return the protocol that is asked for, or else the default: `FAMILY` for models with pixels of their own."""
+    of_family = crop is None and (subject.family_crop is not None or subject.squash)
+    return protocol or (FAMILY if of_family else "paper")
 
 
 def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMode], Callable[[int], SizeEvaluation]]:

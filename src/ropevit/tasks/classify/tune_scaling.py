@@ -13,7 +13,15 @@ from ropevit.data.subset import ImageSubset
 from ropevit.models.architectures import Model
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs, classifier, prepare, views_of
+from ropevit.tasks.classify.evaluate import (
+    BATCH,
+    ClassifierOptions,
+    EvalInputs,
+    classifier,
+    prepare,
+    protocol_of,
+    views_of,
+)
 from ropevit.tasks.classify.protocol import View
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
@@ -33,7 +41,7 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
     """
     if config.whole:
         raise ValueError("got --whole with a classifier; it is for segmenters: leave it out")
-    options = ClassifierOptions(protocol=config.protocol or "paper", crop_pct=config.crop_pct)
+    options = ClassifierOptions(protocol=config.protocol, crop_pct=config.crop_pct)
     inputs = _with_trained_grid(prepare(replace(context, config=replace(context.config, options=options))))
     subject = inputs.subject
     return TuneTarget(
@@ -45,8 +53,8 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
         codec=Codec(encode_marks, decode_marks),
         score=accuracy,
         baseline=subject.config.scaling or NONE,
-        settings={"protocol": options.protocol, "crop": options.crop_pct},
-        verbs=("eval", "predict", "export"),
+        settings={"protocol": protocol_of(subject, options.protocol, options.crop_pct), "crop": options.crop_pct},
+        verbs=("eval", "predict", "probe", "export"),
     )
 
 

@@ -57,7 +57,7 @@ class TuneConfig:
     resume: bool = False
     """Go on with the evaluations in the output directory."""
     protocol: Literal["paper", "timm"] | None = None
-    """Classifiers: protocol of the evaluation, as in `ropevit eval`; default: paper."""
+    """Classifiers: protocol of the evaluation, as in `ropevit eval`."""
     crop_pct: float | None = None
     """Classifiers: crop ratio instead of the protocol's."""
     batch_size: int | None = None
