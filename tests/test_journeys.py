@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marks import by_default
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process"),
+    pytest.mark.full,  # the commands are tested one by one in tests/cli
+]
 
 #: Trainings cut to a second: recipe, data and the options that name sizes.
 DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
@@ -169,7 +170,7 @@ def faults(row, result, folder):
             yield f"no {pattern}"
 
 
-@pytest.mark.parametrize("name", by_default(["classifier"], JOURNEYS))
+@pytest.mark.parametrize("name", JOURNEYS)
 def test_every_default_runs(name, run_command, at_home):
     wrong = []
     for row in JOURNEYS[name]:

@@ -32,6 +32,7 @@ def swin(tmp_path):
     return str(ropevit.save_model(tmp_path / "swin.safetensors", tiny("rpb", swin=True)))
 
 
+@pytest.mark.full  # tests/integrations quantizes; here are the option and what is printed
 def test_a_checkpoint_is_exported_as_int8_onnx(vit, tmp_path, capfd):
     out = tmp_path / "model.onnx"
     main(["export", str(out), "--checkpoint", vit, "--int8", "--static-size", "16x24"])

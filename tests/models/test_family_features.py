@@ -86,7 +86,7 @@ CHECKS = [any_size, packed, scaled, drawn, exported, to_transformers, dense, vid
 def cases():
     for check in CHECKS:
         for family in MODELS:
-            slow = check in (drawn, exported) and family != "DINOv3"
+            slow = check in (drawn, exported)
             yield pytest.param(check, family, marks=[pytest.mark.full] if slow else [])
 
 

@@ -204,6 +204,7 @@ def test_backends_and_checkpointing_give_the_same_gradients(position):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("position", by_default(["rope_mixed_ape"], ["rope_axial", "rope_mixed_ape"]))
+@pytest.mark.full  # clips take the graph of images, which test_vit compiles
 def test_one_graph_serves_all_lengths_and_sizes(position):
     from torch._dynamo.testing import CompileCounter
 
