@@ -15,9 +15,14 @@ from ropevit.cli import main
 from ropevit.models import ViT, ViTConfig
 from ropevit.rope import ROPE_FAMILIES
 from ropevit.tasks.classify.eval_model import read_eval_model
+from ropevit.tasks.classify.evaluate import normalizer
+from ropevit.tasks.classify.inference_modes import resize_images
 from ropevit.tasks.common.eval_results import hash_weights
+from ropevit.tasks.common.evaluation import distributed
 from ropevit.tasks.common.tuned_scaling import TunedScaling, choices_file, save_choice
+from ropevit.tasks.probe import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, pool_features
+from ropevit.tasks.probe.plan import make_plan
 
 MODEL = {"position": "rope_mixed", "width": 16, "depth": 2, "heads": 2, "patch_size": 8, "img_size": (16, 16)}
 
@@ -132,6 +137,36 @@ def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
     assert "scaling auto: ntk, chosen at 32 px on images of photos/val" in printed
     assert "chosen on images of this test" in printed
     assert [row["scaling"] for row in table("out")] == ["none", "ntk"]
+
+
+def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = save(tmp_path / "own.safetensors", scaling="pi", trained_grid=(1, 1))  # so that it changes 16 px, too
+    main([*words(own, photos), "--sizes", "32", "--scaling", "none", "--out", "out"])
+    conditions = [(row["size"], row["scaling"], row["mode"]) for row in table("out")]
+    assert conditions == [
+        ("16", "pi", "whole"),
+        ("16", "none", "whole"),
+        ("32", "none", "whole"),
+        ("32", "pi", "tiles"),
+        ("32", "pi", "resize"),
+    ]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line.count("reference") for line in lines if line[:2] == ["16", "px"]] == [3, 0]
+    page = Path("out/report.html").read_text()
+    assert page.count("<td>reference</td>") == 1
+    assert "the model as it is at its training size, 16 px (scaling pi)" in page
+    config = ProbeConfig(data=str(photos), checkpoint=own, sizes=(32,), scaling=("none",), device="cpu")
+    subject, images = read_eval_model(None, own), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    model = subject.build(subject.config)
+    model.reset_classifier(0)
+    with distributed(config.eval_config(), lambda _: None) as context, torch.no_grad():
+        plan = make_plan(config, context)
+        small = resize_images(images, 16)
+        expected = pool_features(model, normalizer(subject, context.device)(small), "model")
+        resized = next(each for each in plan.conditions if each.mode == "resize")
+        torch.testing.assert_close(Extractor(plan).embedder(plan.reference)(small), expected)
+        torch.testing.assert_close(Extractor(plan).embedder(resized)(images), expected)
 
 
 def test_models_without_a_head_or_a_rotation_are_probed(tmp_path, photos, monkeypatch):

@@ -40,7 +40,7 @@ def probe(config: Annotated[ProbeConfig, tyro.conf.arg(name="")]) -> None:
 
 def print_result(console: Console, result: ProbeResult) -> None:
     """Print the table, the conclusions, and where the files are."""
-    print_line(console, "accuracy (%), with the 95 % interval of its difference to the training size without scaling")
+    print_line(console, "accuracy (%), with the 95 % interval of its difference to the reference")
     console.print(table(result))
     for sentence in result.conclusions:
         print_line(console, sentence)
@@ -57,7 +57,7 @@ def table(result: ProbeResult) -> Table:
     for name in ("tokens", "images/s", *PROBES.values()):
         found.add_column(name, justify="right", no_wrap=True)
     for row in result.rows:
-        cells = table_cells(row, result.trained_at)
+        cells = table_cells(row)
         known = (cells[name] for name in ("size", "features", "tokens", "images/s"))
         found.add_row(*known, *(_score(row, probe, bool(cells["change"][probe])) for probe in PROBES))
     return found

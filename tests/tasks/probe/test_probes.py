@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ropevit.tasks.probe import knn_predict, linear_probe
-from ropevit.tasks.probe.intervals import accuracy_interval, paired_difference
+from ropevit.tasks.probe.intervals import accuracy_difference, accuracy_interval
 from ropevit.tasks.probe.linear import hold_out
 
 
@@ -89,22 +89,19 @@ def test_intervals_of_accuracies_are_wilsons():
         accuracy_interval(counts([0], [0]))
 
 
-def test_differences_are_paired_over_images():
-    right = labels_of(1000, 2).tolist()
-    same = paired_difference(counts(right), counts(right))
-    assert same == (0, 0, 0)  # the same images, so nothing differs however they are drawn
-    assert not same.is_shown
-    better = [1] * 100 + right[100:]
-    found = paired_difference(counts(right), counts(better))
-    change = torch.tensor(better) - torch.tensor(right)
-    error = 100 * change.double().std().item() / math.sqrt(1000)
-    assert found.value == pytest.approx(100 * change.double().mean().item())
-    assert (found.low, found.high) == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=0.3)
-    assert found.is_shown
+def test_a_few_gained_images_show_no_difference():
+    right = [0] * 500 + [1] * 500
+    for gained, is_shown in ((0, False), (4, False), (30, True)):
+        found = accuracy_difference(counts(right), counts([1] * gained + right[gained:]))
+        assert found.value == pytest.approx(gained / 10)
+        assert found.is_shown == is_shown
+    lost = accuracy_difference(counts([1] * 30 + right[30:]), counts(right))
+    assert lost.is_shown
+    assert lost.high < 0
 
 
 def test_unread_images_are_in_no_difference():
     before, after = counts([1, 0, 0, 1], [1, 0, 1, 1]), counts([1, 1, 1, 0], [1, 1, 1, 0])
-    assert paired_difference(before, after).value == 50
-    with pytest.raises(ValueError, match="nothing to compare"):
-        paired_difference(before[1:2], after[1:2])
+    assert accuracy_difference(before, after).value == 50
+    with pytest.raises(ValueError, match="got 0 images that could be read"):
+        accuracy_difference(before[1:2], after[1:2])

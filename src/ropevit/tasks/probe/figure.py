@@ -34,7 +34,7 @@ def draw_probes(rows: Sequence[ProbeRow], position: str, trained_at: int, title:
 
 
 def _curves(rows: Sequence[ProbeRow], probe: str, position: str, trained_at: int) -> tuple[Curve, ...]:
-    """Return the curve of each scaling method; all of them go through the training size, where they change nothing."""
+    """Return the curve of each scaling method; all go through the reference, or what they have at the training size."""
     found: dict[str, dict[int, Interval]] = {}
     baselines: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -43,7 +43,7 @@ def _curves(rows: Sequence[ProbeRow], probe: str, position: str, trained_at: int
         else:
             label = BASELINE_LABELS[row.mode].format(size=trained_at)
             baselines.setdefault(label, {})[row.size] = row.accuracy[probe].value
-    reference = found[NONE][trained_at]
+    reference = next(row for row in rows if row.is_reference)
     return tuple(
         Curve(
             name="without scaling" if scaling == NONE else f"scaling {scaling}",
@@ -51,8 +51,8 @@ def _curves(rows: Sequence[ProbeRow], probe: str, position: str, trained_at: int
             points={size: each.value for size, each in known.items()},
             intervals={size: (each.low, each.high) for size, each in known.items()},
             trained_at=trained_at,
-            baselines=baselines if scaling == NONE else {},
+            baselines=baselines if scaling == reference.scaling else {},
         )
         for scaling, points in found.items()
-        for known in [{trained_at: reference, **points}]
+        for known in [{trained_at: reference.accuracy[probe], **points}]
     )

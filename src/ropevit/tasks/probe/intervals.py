@@ -3,12 +3,11 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-#: Number of resamples.
-ROUNDS = 10_000
+from ropevit.tasks.common.scaling_search import accuracy, paired_gain
+
 #: Standard errors to either side of a 95 % interval.
 _WIDTH = 1.96
 
@@ -54,30 +53,15 @@ def accuracy_interval(counts: Int[Tensor, "n 2"]) -> Interval:
     return Interval(100 * share, 100 * max(0.0, center - half), 100 * min(1.0, center + half))
 
 
-def paired_difference(
-    before: Int[Tensor, "n 2"], after: Int[Tensor, "n 2"], seed: int = 0, rounds: int = ROUNDS
-) -> Interval:
-    """Return the difference of two accuracies on the same images, in points, with a bootstrap interval.
-
-    An image's difference is -1, 0 or 1. Drawing as many images with replacement means drawing how often each of the
-    three occurs, from a multinomial distribution. Percentiles 2.5 and 97.5 of the resampled means are returned.
+def accuracy_difference(before: Int[Tensor, "n 2"], after: Int[Tensor, "n 2"]) -> Interval:
+    """Return the difference of two accuracies on the same images, in points, with the interval of `paired_gain`.
 
     Args:
         before: Correct and all predictions of each image; those without predictions in either are left out.
         after: The same of other predictions.
-        seed: Seed of the resamples.
-        rounds: Number of resamples.
 
     Raises:
-        ValueError: If no image has predictions in both.
-
-    Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
+        ValueError: If fewer than two images have predictions in both.
     """
-    both = (before[:, 1] > 0) & (after[:, 1] > 0)
-    change = (after[both, 0] - before[both, 0]).numpy()
-    if not len(change):
-        raise ValueError("got no image with predictions in both; nothing to compare")
-    shares = [float((change == value).mean()) for value in (-1, 1)]
-    drawn = np.random.default_rng(seed).multinomial(len(change), [*shares, max(0.0, 1 - sum(shares))], rounds)
-    low, high = np.percentile(100 * (drawn[:, 1] - drawn[:, 0]) / len(change), (2.5, 97.5))
-    return Interval(100 * float(change.mean()), float(low), float(high))
+    gain = paired_gain(before, after, accuracy)
+    return Interval(gain.points, gain.low, gain.high)

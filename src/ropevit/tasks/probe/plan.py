@@ -30,8 +30,8 @@ class Condition:
     """A condition under which features are computed: an image size, a RoPE scaling method and an inference mode."""
 
     view: View
-    scaling: str = NONE
-    """Scaling methods, or `none`; where the grid is that of the training, no method changes anything."""
+    scaling: str
+    """Scaling methods, or `none`; the model's own where the grid is that of the training: none changes anything."""
     mode: InferenceMode = "whole"
 
     @property
@@ -55,12 +55,12 @@ class ProbePlan:
     train: ImageSubset
     test: ImageSubset
     conditions: tuple[Condition, ...]
-    """The first is the reference: the training size, without scaling."""
+    """The first is the reference: the model as it is, at its training size."""
     notes: tuple[str, ...] = ()
 
     @property
     def reference(self) -> Condition:
-        """The training size, without scaling."""
+        """The model as it is, at its training size."""
         return self.conditions[0]
 
     def tokens(self, condition: Condition) -> int:
@@ -100,7 +100,8 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
             f"got {len(chosen[0])} training images of {classes} classes in {train.name}; expected at least one of each "
             "class, better twenty or more"
         )
-    subject = with_scaling(subject, None) if subject.config.rope is not None else subject
+    if subject.config.rope is not None:
+        subject = with_scaling(subject, subject.config.scaling)  # for the grid of its training
     sizes = {*(config.sizes or subject.config.default_sizes(subject.trained_at)), subject.trained_at}
     views = views_of(subject, tuple(sizes), config.protocol, config.crop_pct)
     conditions = _list_conditions(subject, views, scalings, config)
@@ -167,16 +168,16 @@ def _subset(source: ImageSource, config: ProbeConfig, name: str) -> ImageSubset:
 def _list_conditions(
     subject: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig
 ) -> list[Condition]:
-    """Return the conditions, the reference first."""
-    trained = subject.trained_at
-    reference = Condition(view=next(view for view in views if view.size == trained))
+    """Return the conditions, the reference first; baselines have the model's own scaling, as in `ropevit eval`."""
+    trained, own = subject.trained_at, subject.config.scaling or NONE
+    reference = Condition(view=next(view for view in views if view.size == trained), scaling=own)
     conditions = [reference]
     for view in views:
-        for scaling in scalings if _scaling_changes(subject, view) else (NONE,):
+        for scaling in scalings if _scaling_changes(subject, view) else (own,):
             conditions.append(Condition(view=view, scaling=scaling))
         for mode in config.baselines:
             if view.size > trained or (mode == "resize" and view.size != trained):
-                conditions.append(Condition(view=view, mode=mode))
+                conditions.append(Condition(view=view, scaling=own, mode=mode))
     return list(dict.fromkeys(conditions))
 
 

@@ -72,8 +72,9 @@ def write_report(out: Path, summary: ProbeSummary) -> Path:
         conclusions=summary.conclusions,
         curve=embed_figure(figure),
         trained_at=summary.trained_at,
+        own=next(row.scaling for row in summary.rows if row.is_reference),
         probes=PROBES,
-        rows=[table_cells(row, summary.trained_at) for row in summary.rows],
+        rows=[table_cells(row) for row in summary.rows],
         best=_best(summary.rows),
         method=describe_method(summary),
         notes=[printable(note) for note in summary.notes],
@@ -84,21 +85,15 @@ def write_report(out: Path, summary: ProbeSummary) -> Path:
     return out / REPORT
 
 
-def table_cells(row: ProbeRow, trained_at: int) -> dict[str, Any]:
-    """Return the cells of a row as text, by column; the reference has no difference.
-
-    Args:
-        row: The row.
-        trained_at: The training size in pixels, whose row is the reference.
-    """
-    reference = row.size == trained_at and row.mode == "whole"
+def table_cells(row: ProbeRow) -> dict[str, Any]:
+    """Return the cells of a row as text, by column; the reference has no difference."""
     return {
         "size": f"{row.size} px",
-        "features": "reference" if reference else row.label,
+        "features": "reference" if row.is_reference else row.label,
         "tokens": f"{row.tokens:,}",
         "images/s": f"{row.images_per_second:,.0f}",
         "accuracy": {probe: str(interval) for probe, interval in row.accuracy.items()},
-        "change": {probe: "" if reference else interval.signed for probe, interval in row.change.items()},
+        "change": {probe: "" if row.is_reference else interval.signed for probe, interval in row.change.items()},
     }
 
 
@@ -126,9 +121,11 @@ def describe_method(summary: ProbeSummary) -> list[str]:
         f"{', '.join(f'{penalty:g}' for penalty in PENALTIES)} on {HELD_OUT:.0%} of each class of the training images, "
         "after which it is fitted to all of them (protocol of Radford et al. 2021, arXiv:2103.00020). It never sees a "
         "test image.",
-        "Intervals of an accuracy are Wilson's, over test images. Differences are to the training size without scaling "
-        "and on the same test images, with a paired bootstrap over images. Neither covers the choice of training "
-        "images. The best of many rows is too high by chance: a method chosen here should be measured on other images.",
+        "Intervals of an accuracy are Wilson's, over test images. Differences are to the model as it is at its "
+        "training size, on the same test images, with Bonett and Price's interval of paired proportions. Neither "
+        "covers the choice of training images. The best of many rows is too high by chance: a method chosen here "
+        "should be measured on other images.",
         "Images/s are those of the model alone, without reading images. Tokens are the patches of an image, of all its "
-        "tiles together. On the grid of the training, scaling methods change nothing, so that size has one row.",
+        "tiles together. On the grid of the training, scaling methods change nothing, so that size has one row. "
+        "Tiles and resized images have the model's own scaling.",
     ]

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ropevit.tasks.common.scaling_search import NONE
-from ropevit.tasks.probe.intervals import Interval, accuracy_interval, paired_difference
+from ropevit.tasks.probe.intervals import Interval, accuracy_difference, accuracy_interval
 
 #: The probes, in the order of their results, and what they are called.
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
@@ -41,7 +41,9 @@ class ProbeRow:
     accuracy: Mapping[str, Interval]
     """Accuracy of each probe in percent."""
     change: Mapping[str, Interval]
-    """Difference of each probe to the training size without scaling, on the same images, in points."""
+    """Difference of each probe to the reference, on the same images, in points."""
+    is_reference: bool
+    """Whether it is the model as it is, at its training size."""
     counts: Int[Tensor, "2 n 2"]
     """Correct and all predictions of each probe and test image."""
 
@@ -61,25 +63,24 @@ class ProbeRow:
         return cells
 
 
-def make_rows(passes: Sequence[tuple[Mapping[str, Any], Tensor]], trained_at: int, seed: int) -> list[ProbeRow]:
+def make_rows(passes: Sequence[tuple[Mapping[str, Any], Tensor]], reference: Mapping[str, Any]) -> list[ProbeRow]:
     """Return the rows of stored passes, by size, baselines last.
 
     Args:
-        passes: Passes of a `PassRecord` with their counts; the one at the training size without scaling is
-            the reference.
-        trained_at: The training size in pixels.
-        seed: Seed of the resamples.
+        passes: Passes of a `PassRecord` with their counts.
+        reference: Size, scaling and mode of the pass to which the others are compared.
     """
-    wanted = (trained_at, NONE, "whole")
-    reference = next(
-        counts for condition, counts in passes if (condition["size"], condition["scaling"], condition["mode"]) == wanted
-    )
-    rows = [_make_row(condition, counts, reference, seed) for condition, counts in passes]
+
+    def matches(found: Mapping[str, Any]) -> bool:
+        return all(found[name] == value for name, value in reference.items())
+
+    before = next(counts for found, counts in passes if matches(found))
+    rows = [_make_row(found, counts, before, matches(found)) for found, counts in passes]
     return sorted(rows, key=lambda row: (row.size, row.mode != "whole"))
 
 
 def _make_row(
-    found: Mapping[str, Any], counts: Int[Tensor, "2 n 2"], reference: Int[Tensor, "2 n 2"], seed: int
+    found: Mapping[str, Any], counts: Int[Tensor, "2 n 2"], reference: Int[Tensor, "2 n 2"], is_reference: bool
 ) -> ProbeRow:
     """Return the row of a pass."""
     read = int(counts[0, :, 1].sum())
@@ -89,38 +90,44 @@ def _make_row(
         images=read,
         skipped=counts.shape[1] - read,
         accuracy={probe: accuracy_interval(after) for probe, _, after in both},
-        change={probe: paired_difference(before, after, seed) for probe, before, after in both},
+        change={probe: accuracy_difference(before, after) for probe, before, after in both},
+        is_reference=is_reference,
         counts=counts,
     )
 
 
-def conclude(rows: Sequence[ProbeRow], trained_at: int, seed: int) -> list[str]:
+def conclude(rows: Sequence[ProbeRow]) -> list[str]:
     """Return a sentence for each probe: its accuracy at the training size, and the highest at each other size."""
     sentences = []
-    reference = next(row for row in rows if row.size == trained_at and row.mode == "whole")
+    reference = next(row for row in rows if row.is_reference)
     for probe, name in PROBES.items():
         score = reference.accuracy[probe]
-        parts = [
-            f"{name}: {score.value:.1f} % ({score.low:.1f} to {score.high:.1f}) at the training size, {trained_at} px"
-        ]
-        for size in sorted({row.size for row in rows} - {trained_at}):
-            parts.append(_compare_at(size, [row for row in rows if row.size == size], probe, seed))
+        interval = f"({score.low:.1f} to {score.high:.1f})"
+        parts = [f"{name}: {score.value:.1f} % {interval} at the training size, {reference.size} px"]
+        for size in sorted({row.size for row in rows} - {reference.size}):
+            parts.append(_compare_at([row for row in rows if row.size == size], probe))
         sentences.append("; ".join(parts) + ".")
     return sentences
 
 
-def _compare_at(size: int, rows: Sequence[ProbeRow], probe: str, seed: int) -> str:
+def _compare_at(rows: Sequence[ProbeRow], probe: str) -> str:
     """Name the best condition at a size, its difference to the training size, and to resizing."""
     best = max(rows, key=lambda row: row.accuracy[probe].value)
     change = best.change[probe]
-    told = f"at {size} px the highest is {best.accuracy[probe].value:.1f} %, {describe(best)}: "
-    told += f"{change.signed} points against the training size{'' if change.is_shown else ' (no difference is shown)'}"
+    of_many = f" the best of {len(rows)}, chosen on these images, is" if len(rows) > 1 else ""
+    told = f"at {best.size} px{of_many} {best.accuracy[probe].value:.1f} %, {describe(best)}: "
+    told += f"{change.signed} points against the training size{_doubt(change)}"
     resized = next((row for row in rows if row.mode == "resize"), None)
     if resized is None or resized is best:
         return told
     place = list(PROBES).index(probe)
-    gain = paired_difference(resized.counts[place], best.counts[place], seed)
-    return f"{told}, {gain.signed} against images resized to it"
+    gain = accuracy_difference(resized.counts[place], best.counts[place])
+    return f"{told}, {gain.signed} against images resized to it{_doubt(gain)}"
+
+
+def _doubt(change: Interval) -> str:
+    """Say so where no difference is shown."""
+    return "" if change.is_shown else " (no difference is shown)"
 
 
 def describe(row: ProbeRow) -> str:

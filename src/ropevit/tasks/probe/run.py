@@ -136,11 +136,11 @@ def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[
 
 def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...]) -> ProbeResult:
     """Write the table, the figure and the report of what is measured so far."""
-    seed, trained_at = plan.config.seed, plan.subject.trained_at
-    rows = make_rows([(each, record.counts(each)) for each in record.passes], trained_at, seed)
+    trained_at = plan.subject.trained_at
+    rows = make_rows([(each, record.counts(each)) for each in record.passes], plan.reference.key)
     cells = [row.cells() for row in rows]
     write_text(out / TABLE, to_csv(list(cells[0]), [list(each.values()) for each in cells]))
-    conclusions = conclude(rows, trained_at, seed)
+    conclusions = conclude(rows)
     dtype = torch.bfloat16 if plan.config.precision == "bfloat16" else torch.float32
     done = {(row.size, row.scaling, row.mode) for row in rows}
     summary = ProbeSummary(
