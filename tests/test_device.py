@@ -6,10 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from marks import by_default
-from ropevit.device import one_behind, resolve_device
+from ropevit.device import one_behind, resolve_device, start_copy, to_device
 from ropevit.models import ViTConfig, build_model, set_scaling
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common import distributed
+from ropevit.tasks.detect.boxes import Target
 
 
 def pretend(monkeypatch, kind, count=1):
@@ -53,6 +54,73 @@ def test_one_device_is_not_for_several_processes(monkeypatch):
     assert distributed.choose_device("cuda") == torch.device("cuda")
     with pytest.raises(ValueError, match="got device mps, but accelerate uses cpu on this machine"):
         distributed.check_device(torch.device("mps"), torch.device("cpu"))
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a device that this machine lacks, or in pinned memory; notes what is asked of it."""
+
+    @classmethod
+    def make(cls, place, pinned=False):
+        self = torch.arange(3.0).as_subclass(cls)
+        self.place, self.pinned, self.asked = torch.device(place), pinned, []
+        return self
+
+    @property
+    def device(self):
+        return self.place
+
+    def is_pinned(self):
+        return self.pinned
+
+    def pin_memory(self):
+        if self.place.type != "cpu" or self.pinned:
+            raise RuntimeError("cannot pin")
+        self.asked.append("pin")
+        self.pinned = True
+        return self
+
+    def to(self, device, non_blocking=False):
+        self.asked.append((device.type, non_blocking))
+        return self
+
+    def cpu(self):
+        return torch.tensor(self.tolist())
+
+
+COPIES = [
+    ("cpu", False, "cuda", ["pin", ("cuda", True)]),
+    ("cpu", True, "cuda", [("cuda", True)]),
+    ("cuda", False, "cuda", [("cuda", False)]),
+    ("cuda", False, "cpu", [("cpu", False)]),
+    ("cpu", False, "mps", [("mps", False)]),
+    ("mps", False, "mps", [("mps", False)]),
+    ("cpu", False, "xpu", [("xpu", False)]),
+    ("cpu", False, "cpu", [("cpu", False)]),
+]
+
+
+@pytest.mark.parametrize(("source", "pinned", "target", "expected"), COPIES)
+def test_only_copies_from_pinned_memory_to_cuda_are_not_waited_for(source, pinned, target, expected):
+    values = Elsewhere.make(source, pinned)
+    to_device(values, torch.device(target))
+    assert values.asked == expected
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_objects_of_a_detector_are_copied_in_the_same_way():
+    for source, pinned, target, expected in COPIES:
+        labels, boxes = (Elsewhere.make(source, pinned) for _ in range(2))
+        Target(labels, boxes).to(target)
+        assert labels.asked == boxes.asked == expected
+
+
+@pytest.mark.parametrize("place", ["cpu", "mps", "xpu"])
+def test_off_cuda_a_started_copy_holds_what_there_was_at_its_start(place):
+    values = Elsewhere.make(place)
+    wait = start_copy(values)
+    if place != "cpu":  # on the CPU there is nothing to copy
+        values.zero_()
+    assert wait().tolist() == [0.0, 1.0, 2.0]
 
 
 class NoFloat64(TorchDispatchMode):

@@ -67,18 +67,25 @@ def choices(device_types: tuple[str, ...]) -> str:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device without waiting for what the device computes.
+    """Copy a tensor to a device; from the CPU to a CUDA device without waiting for what that computes.
 
-    A CUDA device copies on its own only from pinned memory; the allocator of pinned memory keeps it until then.
+    A CUDA device copies on its own only from pinned memory; the allocator of pinned memory keeps it until then. Every
+    other copy is waited for: a device that still reads pageable memory would find what has been written there since.
     """
-    pinned = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    pinned = values if values.is_pinned() else values.pin_memory()
     return pinned.to(device, non_blocking=True)
 
 
 def start_copy(values: Tensor) -> Callable[[], Tensor]:
-    """Start to copy a tensor to the CPU; return a function that waits for this copy alone and returns it."""
+    """Start to copy a tensor to the CPU; return a function that waits for this copy alone and returns it.
+
+    From a device other than CUDA, the copy is made at once, so the function returns what the tensor held at this call.
+    """
     if values.device.type != "cuda":
-        return values.cpu
+        host = values.cpu()
+        return lambda: host
     copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     copied.copy_(values, non_blocking=True)
     done = torch.cuda.Event()

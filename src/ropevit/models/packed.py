@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropevit.device import to_device
 from ropevit.models.sizes import check_floats, check_size
 from ropevit.rope import grid_positions
 
@@ -52,7 +53,7 @@ class PackedBatch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Move the batch to a device."""
-        return PackedBatch(*(field.to(device, non_blocking=True) for field in self))
+        return PackedBatch(*(to_device(field, torch.device(device)) for field in self))
 
     def sequences(self) -> SequenceIds:
         """Return image indices and the block-diagonal attention mask."""

@@ -6,6 +6,7 @@ from PIL import Image
 
 from ropevit.data.loading import Batch
 from ropevit.data.sources import open_source
+from ropevit.tasks.classify import train as train_module
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
@@ -13,6 +14,7 @@ from ropevit.tasks.common.distributed import Communicator, make_accelerator, shu
 from ropevit.tasks.common.events import Notice
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.weights import load_model
+from waits import CountWaits, on_host
 
 
 def config_of(path, **changes):
@@ -72,16 +74,14 @@ def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(fold
     accelerator = make_accelerator(config.run)
     source = open_source(config.data, "train")
     task = Classification(config, source, source, accelerator, Communicator())
-    batch, waits, original = next(task.batches(0, 1)), [], torch.Tensor.to
-
-    def to(self, *place, **options):
-        if place and isinstance(place[0], torch.device):
-            waits.append(not options.get("non_blocking", False))
-        return original(self, *place, **options)
-
-    monkeypatch.setattr(torch.Tensor, "to", to)
-    task.loss(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2)), batch, 0)
-    assert waits == [False, False]
+    batch, brought = next(task.batches(0, 1)), []
+    copy = train_module.to_device
+    monkeypatch.setattr(train_module, "to_device", lambda *given: brought.append(given[0]) or copy(*given))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    with CountWaits() as waits:
+        task.loss(model, on_host(batch), 0)
+    assert [id(each) for each in brought] == [id(batch.images), id(batch.labels)]
+    assert waits.found == []
     shutdown()
 
 

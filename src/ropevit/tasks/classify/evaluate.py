@@ -12,6 +12,7 @@ from torch import Tensor
 from ropevit.data.augment import eval_transform
 from ropevit.data.loading import Batch, describe_skipped, eval_batches
 from ropevit.data.sources import ImageSource, open_source
+from ropevit.device import to_device
 from ropevit.models.architectures import Model
 from ropevit.models.position_options import position_with_options
 from ropevit.models.published import PublishedResult, curve
@@ -312,7 +313,7 @@ def normalizer(subject: EvalModel, device: torch.device) -> Callable[[Tensor], T
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
 
     def normalize(images: Tensor) -> Tensor:
-        images = images.to(device, non_blocking=True)
+        images = to_device(images, device)
         pixels = (to_gray(images) if gray else images).float() / 255
         return (pixels - mean) / std
 

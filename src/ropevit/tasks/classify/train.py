@@ -15,6 +15,7 @@ from ropevit.data.crops import resample
 from ropevit.data.loading import Batch, describe_skipped, eval_batches, train_batches
 from ropevit.data.rng import derive_seed
 from ropevit.data.sources import ImageSource, open_source
+from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
@@ -131,7 +132,7 @@ class Classification:
         self.note(self.train, batch)
         images = self.erase(self.normalize(self.resize(batch.images, step)))
         np.random.seed(derive_seed("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
-        images, targets = self.mix(images, batch.labels.to(images.device, non_blocking=True))
+        images, targets = self.mix(images, to_device(batch.labels, images.device))
         return self.criterion(model(images), targets)
 
     def resize(self, images: Tensor, step: int) -> Tensor:
@@ -142,12 +143,12 @@ class Classification:
         sizes = self.config.train_sizes
         if sizes is None:
             return images
-        images = images.to(self.accelerator.device, non_blocking=True)
+        images = to_device(images, self.accelerator.device)
         return resample(images, draw_size(sizes, "train sizes", self.config.run.seed, step))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Move images of pixels from 0 to 255 to the device and normalize them with the model's mean and std."""
-        images = images.to(self.accelerator.device, non_blocking=True)
+        images = to_device(images, self.accelerator.device)
         return (images.float() / 255 - self.mean) / self.std
 
     def note(self, source: ImageSource, batch: Batch) -> None:

@@ -116,7 +116,7 @@ def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
         mean: Mean of each channel, for pixels from 0 to 1.
         std: Standard deviation of each channel.
     """
-    images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
+    images = (to_device(batch.images, mean.device).float() / 255 - mean) / std
     padding = to_device(padding_mask(batch.sizes, *batch.images.shape[2:]), mean.device)
     return images.masked_fill(padding[:, None], 0.0)
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ropevit.device import to_device
+
 #: Minimum of x and 1 - x in `logit`; published weights depend on it.
 LOGIT_EPS = 1e-3
 
@@ -24,8 +26,9 @@ class Target:
     """(center x, center y, width, height) of each object, as fractions of the image."""
 
     def to(self, device: torch.device | str) -> "Target":
-        """Move the tensors to a device, without waiting for it if they are in pinned memory."""
-        return Target(self.labels.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+        """Move the tensors to a device, a CUDA device without waiting for it."""
+        place = torch.device(device)
+        return Target(to_device(self.labels, place), to_device(self.boxes, place))
 
     def pin_memory(self) -> "Target":
         """Copy the tensors to pinned memory; DataLoader calls this for training on a GPU."""

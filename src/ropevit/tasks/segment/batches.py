@@ -11,6 +11,7 @@ from torch import Tensor
 from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import TrainReader, batches, train_keys
 from ropevit.data.order import TrainOrder
+from ropevit.device import to_device
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 from ropevit.tasks.segment.base import present_classes
 
@@ -68,7 +69,7 @@ def train_batches(
 
 def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
     """Move images to the device of `mean` and normalize them, with zeros in the padding unless it has a pixel value."""
-    images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
+    images = (to_device(batch.images, mean.device).float() / 255 - mean) / std
     if batch.pad is not None:
         return images
     for image, (height, width) in zip(images, batch.sizes, strict=True):

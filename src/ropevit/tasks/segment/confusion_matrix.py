@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropevit.data.ade import AdeSource
 from ropevit.data.loading import EvalReader, Readable, batches, eval_keys
-from ropevit.device import one_behind, start_copy
+from ropevit.device import one_behind, start_copy, to_device
 from ropevit.extras import require
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
@@ -143,7 +143,7 @@ def count_pixels(
 def _start(model: SegmentationModel, image: ImageViews, settings: SegmenterSettings) -> Callable[[], Tensor]:
     """Start to predict the class of each pixel; return a function that waits for them."""
     mean, std = settings.mean, settings.std
-    views = [(view.to(mean.device, non_blocking=True).float() / 255 - mean) / std for view in image.views]
+    views = [(to_device(view, mean.device).float() / 255 - mean) / std for view in image.views]
     size = image.labels.shape[0], image.labels.shape[1]
     with settings.autocast():
         return start_copy(segment(model.logits, views, size, settings.inference)[0])
