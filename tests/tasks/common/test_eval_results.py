@@ -1,9 +1,10 @@
 import json
 
 import pytest
+import torch
 
 from ropevit.tasks.common.eval_config import read_ratios
-from ropevit.tasks.common.eval_results import ResultsDir, parse_row
+from ropevit.tasks.common.eval_results import ResultsDir, hash_weights, parse_row
 from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.detect.evaluate import DetectorResult
 
@@ -158,3 +159,20 @@ def test_class_name_that_looks_like_a_formula_is_stored_as_text(tmp_path):
         results.add(row(64 if resume else 32), [10.0, 20.0])
     lines = (tmp_path / "own" / "per_class.csv").read_text().splitlines()
     assert lines == ["class,name,32,64", "'=1+1,'=1+1,10.00,10.00", "b,'@b,20.00,20.00"]
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a GPU, which NumPy cannot read."""
+
+    def numpy(self):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_digest_of_weights_does_not_depend_on_the_device():
+    state = {"weight": torch.arange(6.0).view(2, 3).t(), "scale": torch.tensor(2.0, dtype=torch.bfloat16)}
+    there = {name: value.as_subclass(Elsewhere) for name, value in state.items()}
+    assert hash_weights(there) == hash_weights(state)
+    assert hash_weights(there | {"scale": torch.tensor(3.0)}) != hash_weights(state)

@@ -197,3 +197,15 @@ def test_split_keeps_the_order_of_predictions():
     first, rest = whole.split(1)
     assert_same(Predictions(torch.cat([first.logits, rest.logits], 1), torch.cat([first.boxes, rest.boxes], 1)), whole)
     assert first.logits.shape == (1, 1, 3)
+
+
+def test_a_detector_is_pickled_and_copied_with_its_own_weights(tmp_path):
+    detector, maps = small_detector().eval(), small_maps()
+    torch.save(detector, tmp_path / "detector.pt")
+    with torch.no_grad():
+        before = detector(maps).layers[-1]
+        for other in (copy.deepcopy(detector), torch.load(tmp_path / "detector.pt", weights_only=False)):
+            assert_same(other(maps).layers[-1], before, atol=0, rtol=0)
+            other.encoder_layers[0].final_layer_norm.weight.zero_()
+            assert not torch.equal(other(maps).layers[-1].logits, before.logits)
+        assert_same(detector(maps).layers[-1], before, atol=0, rtol=0)

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -206,3 +207,15 @@ def test_too_many_classes_labels_out_of_range_and_nan_are_refused():
 def test_options_out_of_range_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Mask2FormerConfig(**changes)
+
+
+def test_a_mask2former_is_pickled_and_copied_with_its_own_weights(tmp_path):
+    model, images = small_mask2former().eval(), torch.randn(1, 3, 64, 64)
+    torch.save(model, tmp_path / "model.pt")
+    with torch.no_grad():
+        before = model.logits(images)
+        for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+            assert torch.equal(other.logits(images), before)
+            other.pixel_decoder.encoder.layers[0].final_layer_norm.weight.zero_()
+            assert not torch.equal(other.logits(images), before)
+        assert torch.equal(model.logits(images), before)

@@ -281,5 +281,5 @@ def hash_weights(state: Mapping[str, Any]) -> str:
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             digest.update(name.encode())
-            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

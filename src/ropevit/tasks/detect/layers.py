@@ -3,12 +3,10 @@
 import math
 from functools import partial
 from itertools import pairwise
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.extras import require
@@ -42,24 +40,8 @@ def _layer_config(config: DinoConfig) -> Any:
 
 def encoder_layers(config: DinoConfig) -> nn.ModuleList:
     """Build the encoder layers, with deformable attention over the tokens of all levels."""
-    layer, theirs = require(MODULE, "dense").DeformableDetrEncoderLayer, _layer_config(config)
-    layers = nn.ModuleList(_init_layer(layer(theirs)) for _ in range(config.encoder_layers))
-    for each in layers:
-        vars(each)["forward"] = MethodType(_encode, each)
-    return layers
-
-
-def _encode(layer: Any, x: Tensor, valid: Tensor, spatial_position_embeddings: Tensor, **geometry: Any) -> Tensor:
-    """Forward pass of an encoder layer that never waits for the device.
-
-    That of transformers asks in training whether the result is finite, to clamp it. There is nothing to clamp: behind
-    the last norm, what is not finite is NaN.
-    """
-    attended, _ = layer.self_attn(
-        x, valid, encoder_hidden_states=x, position_embeddings=spatial_position_embeddings, **geometry
-    )
-    x = layer.self_attn_layer_norm(x + functional.dropout(attended, layer.dropout, layer.training))
-    return layer.final_layer_norm(x + layer.mlp(x))
+    layer, theirs = require("ropevit.tasks.detect.encoder_layer", "dense").EncoderLayer, _layer_config(config)
+    return nn.ModuleList(_init_layer(layer(theirs)) for _ in range(config.encoder_layers))
 
 
 def decoder_layers(config: DinoConfig) -> nn.ModuleList:

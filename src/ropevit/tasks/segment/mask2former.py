@@ -1,15 +1,12 @@
 """Mask2Former on a dense backbone, from the parts in transformers."""
 
 from collections.abc import Sequence
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
 from ropevit.tasks.dense.config import GROUPS
@@ -76,8 +73,9 @@ class Mask2Former(SegmentationModel):
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
         _init_as_published(self.pixel_decoder, self.decoder)
+        encoder_layer = require("ropevit.tasks.segment.encoder_layer", "dense").EncoderLayer
         for layer in self.pixel_decoder.encoder.layers:
-            vars(layer)["forward"] = MethodType(_encode, layer)
+            layer.__class__ = encoder_layer
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
             layer.cross_attn.register_forward_pre_hook(_skip_attention_weights, with_kwargs=True)
@@ -137,49 +135,6 @@ def semantic_scores(predicted: Masks, size: tuple[int, int]) -> Float[Tensor, "B
     masks = resize_logits(predicted.masks.float(), STRIDES[0], size)
     with torch.autocast(masks.device.type, enabled=False):  # autocast would round the sums
         return (probabilities.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
-
-
-def _encode(
-    layer: Any,
-    x: Float[Tensor, "B N C"],
-    _padding: Tensor,
-    position_embeddings: Float[Tensor, "B N C"],
-    reference_points: Float[Tensor, "B N L 2"],
-    spatial_shapes_list: Sequence[tuple[int, int]],
-    **_unused: Any,
-) -> tuple[Tensor]:
-    """Forward pass of a layer of the pixel decoder's encoder that never waits for the device; there is no padding.
-
-    That of transformers copies the shapes in each layer, and asks in training whether the result is finite, to clamp
-    it. There is nothing to clamp: behind the last norm, what is not finite is NaN.
-    """
-    queries = x + position_embeddings
-    attended = _deformable_attention(layer.self_attn, queries, x, reference_points, spatial_shapes_list)
-    x = layer.self_attn_layer_norm(x + functional.dropout(attended, layer.dropout, layer.training))
-    hidden = functional.dropout(layer.activation_fn(layer.fc1(x)), layer.activation_dropout, layer.training)
-    return (layer.final_layer_norm(x + functional.dropout(layer.fc2(hidden), layer.dropout, layer.training)),)
-
-
-def _deformable_attention(
-    attention: Any,
-    queries: Float[Tensor, "B N C"],
-    x: Float[Tensor, "B N C"],
-    points: Float[Tensor, "B N L 2"],
-    shapes: Sequence[tuple[int, int]],
-) -> Float[Tensor, "B N C"]:
-    """Attend to a few points of each level, at learned offsets in cells from a reference point of each query.
-
-    Source: Zhu et al. 2020 (arXiv:2010.04159), Eq. 3.
-    """
-    heads, levels, count = attention.n_heads, attention.n_levels, attention.n_points
-    values = attention.value_proj(x).unflatten(-1, (heads, -1))
-    offsets = attention.sampling_offsets(queries).unflatten(-1, (heads, levels, count, 2))
-    weights = attention.attention_weights(queries).unflatten(-1, (heads, -1)).softmax(-1)
-    sides = to_device(torch.tensor([(width, height) for height, width in shapes]), x.device)
-    places = points[:, :, None, :, None] + offsets / sides[:, None]
-    weights = weights.unflatten(-1, (levels, count))
-    sample = require(MODULE, "dense").multi_scale_deformable_attention
-    return attention.output_proj(sample(values, shapes, places, weights))
 
 
 def _init_as_published(pixel_decoder: Any, decoder: Any) -> None:
