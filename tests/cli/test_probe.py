@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def save(path, **changes):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two colors as classes, with a test image that is broken."""
+    """Two colors as classes, with a training image and a test image that are broken."""
     root, noise = tmp_path_factory.mktemp("probe") / "photos", np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
         for channel, name in enumerate(("blue", "red")):
@@ -47,7 +48,8 @@ def photos(tmp_path_factory):
                 pixels = noise.integers(0, 120, (36, 40, 3))
                 pixels[..., 2 * (1 - channel)] += 130
                 Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{index}.png")
-    (root / "val" / "red" / "0.png").write_text("not an image")
+    for split in ("train", "val"):
+        (root / split / "red" / "0.png").write_text("not an image")
     return root
 
 
@@ -89,7 +91,9 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
         ("32", "none", "tiles", "16"),
         ("32", "none", "resize", "4"),
     ]
-    assert {(row["images"], row["skipped"]) for row in rows} == {("11", "1")}
+    counts = [row[name] for row in rows for name in ("images", "skipped", "train_images", "train_skipped")]
+    assert counts == ["11", "1", "23", "1"] * 5
+    assert [printed.count(f"skipped {photos}/{split}/red/0.png") for split in ("train", "val")] == [1, 1]
     assert {row["knn"] for row in rows} == {"100.0"}  # colors are told apart by any features
     assert rows[0]["knn_change"] == rows[0]["knn_change_low"] == "0.0"
     stored = json.loads(Path("out/probe.json").read_text())
@@ -98,6 +102,7 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
     page = Path("out/report.html").read_text()
     assert "Frozen features of model on photos/val" in page
     assert stored["result"]["conclusions"][0].split(";")[0] in page
+    assert "23 training images of 2 classes (1 more could not be read), and are measured on 11 other images (1" in page
     assert "not finished" not in page
     assert Path("out/curve.png").stat().st_size > 10_000
 
@@ -135,7 +140,7 @@ def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
     main([*words(checkpoint, photos), "--sizes", "32", "--scaling", "auto", "ntk", "--baselines", "--out", "out"])
     printed = capsys.readouterr().out
     assert "scaling auto: ntk, chosen at 32 px on images of photos/val" in printed
-    assert "chosen on images of this test" in printed
+    assert "it has seen images of this evaluation" in " ".join(printed.split())
     assert [row["scaling"] for row in table("out")] == ["none", "ntk"]
 
 
@@ -236,6 +241,26 @@ def test_images_that_cannot_be_probed_are_refused(checkpoint, photos, tmp_path, 
     assert "found no train images in" in error_of(words(checkpoint, unlabeled), capsys)
     assert "found the only class red in" in error_of(words(checkpoint, single), capsys)
     assert "(blue, green in one of them only)" in error_of(words(checkpoint, other), capsys)
+
+
+def test_a_class_whose_training_images_cannot_be_read_is_refused(checkpoint, photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "broken")
+    for file in (tmp_path / "broken/train/blue").iterdir():
+        file.write_text("not an image")
+    error = error_of([*words(checkpoint, tmp_path / "broken"), "--sizes", "16"], capsys)
+    assert "got no training image of blue among 11 of broken/train that can be read; expected at least one" in error
+
+
+def test_other_images_or_pixels_do_not_resume_a_probe(checkpoint, photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "photos")
+    asked = [*words(checkpoint, tmp_path / "photos"), "--sizes", "16", "--out", "out"]
+    main(asked)
+    main([*asked, "--resume", "--protocol", "paper"])
+    assert "crop was 1.0, now 0.9" in error_of([*asked, "--resume", "--protocol", "timm"], capsys)
+    shutil.copy(photos / "train/blue/1.png", tmp_path / "photos/train/blue/2.png")
+    error = error_of([*asked, "--resume"], capsys)
+    assert "out was started with other options (train_files was" in error
+    assert "test_files" not in error
 
 
 def test_detectors_and_methods_that_do_not_fit_are_refused(photos, tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn
-from ropevit.tasks.common.pass_events import PassesStarted, PassProgress
+from ropevit.tasks.common.pass_events import Event, PassesStarted, PassSkipped
 
 
 class PassBars(LiveDisplay):
@@ -12,13 +12,19 @@ class PassBars(LiveDisplay):
     def __init__(self, console: Console):
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         super().__init__(Progress(TextColumn("{task.description}"), *columns, console=console, transient=True))
-        self.task, self.text = None, ""
+        self.task, self.text, self.skipped = None, "", set()
 
-    def update(self, event: PassesStarted | PassProgress) -> None:
+    def update(self, event: Event) -> None:
         """Display an event."""
         if isinstance(event, PassesStarted):
             for line in (event.name, *event.notes):
                 self.print_line(line)
+            return
+        if isinstance(event, PassSkipped):
+            for name in event.names:
+                if name not in self.skipped:  # once, not in every pass
+                    self.print_line(f"skipped {name}")
+            self.skipped.update(event.names)
             return
         self.progress.start()
         if self.task is None or event.text != self.text:

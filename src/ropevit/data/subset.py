@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 
 from ropevit.data.rng import make_generator
 
@@ -55,3 +57,25 @@ def random_subset(count: int, most: int | None, *keys: str | int) -> torch.Tenso
     if most is None or count <= most:
         return torch.arange(count)
     return torch.randperm(count, generator=make_generator(*keys))[:most].sort().values
+
+
+def stratified_subset(labels: Int[Tensor, "n"], most: int | None, *keys: str | int) -> Int[Tensor, "m"]:
+    """Return the indices of a random subset with the class proportions of all images, in ascending order.
+
+    The first image of every class comes before the second of any, so that no class is lost unless `most` is below the
+    number of classes.
+
+    Args:
+        labels: Class of each image.
+        most: Largest number of images in the subset; None for all.
+        keys: Keys of the random stream.
+    """
+    if most is None or len(labels) <= most:
+        return torch.arange(len(labels))
+    order = torch.randperm(len(labels), generator=make_generator(*keys))
+    shuffled = labels[order].long()
+    counts, by_class = torch.bincount(shuffled), shuffled.argsort(stable=True)
+    ranks = torch.empty_like(by_class)  # of each image within its class, from 0
+    ranks[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
+    quantiles = ((ranks + 0.5) / counts[shuffled]).where(ranks > 0, -1)
+    return order[quantiles.argsort(stable=True)[:most]].sort().values

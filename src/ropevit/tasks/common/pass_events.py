@@ -23,4 +23,13 @@ class PassProgress:
     total: int
 
 
-Report = Callable[[PassesStarted | PassProgress], None]
+@dataclass(frozen=True, kw_only=True)
+class PassSkipped:
+    """Images of a pass could not be read."""
+
+    names: tuple[str, ...]
+    """Some of them, with the reason."""
+
+
+Event = PassesStarted | PassProgress | PassSkipped
+Report = Callable[[Event], None]

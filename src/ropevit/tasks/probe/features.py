@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ropevit.data.augment import eval_transform
-from ropevit.data.loading import Batch, eval_batches
+from ropevit.data.loading import Batch, describe_skipped, eval_batches
 from ropevit.data.subset import ImageSubset
 from ropevit.models.architectures import Config, Model
 from ropevit.models.rotary import set_scaling
@@ -27,6 +27,8 @@ class Features(NamedTuple):
     labels: Int[Tensor, "n"]
     places: Int[Tensor, "n"]
     """Indices of the images in the split."""
+    skipped: tuple[str, ...]
+    """Unreadable images, with the reason."""
 
 
 class Speed:
@@ -104,11 +106,12 @@ class Extractor:
         Raises:
             ValueError: If no image can be read, or a feature is not finite.
         """
-        embed, done, parts = self.embedder(condition), 0, []
+        embed, done, parts, skipped = self.embedder(condition), 0, [], []
         for batch in self._batches(condition, images):
             if len(batch.labels):
                 values = speed.measure(embed, batch.images)
                 parts.append((values, batch.labels, torch.tensor(list(batch.indices), dtype=torch.long)))
+            skipped += describe_skipped(images, batch.bad)
             done += len(batch.labels) + len(batch.bad)
             watch(done)
         if not parts:
@@ -116,7 +119,7 @@ class Extractor:
         values, labels, places = (torch.cat(part) for part in zip(*parts, strict=True))
         if not values.isfinite().all():
             raise ValueError(f"got features that are not finite at {condition.text}; try --precision float32")
-        return Features(values, labels.to(values.device), places)
+        return Features(values, labels.to(values.device), places, tuple(skipped))
 
     def _batches(self, condition: Condition, images: ImageSubset) -> Iterator[Batch]:
         """Yield the batches of a split."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ropevit.data.sources import ImageSource, open_source
-from ropevit.data.subset import ImageSubset, random_subset
+from ropevit.data.identity import identify
+from ropevit.data.subset import ImageSubset
 from ropevit.tasks.classify.eval_model import (
     EvalModel,
     check_channels,
@@ -22,7 +22,7 @@ from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.scaling_search import NONE
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.tasks.probe.config import ProbeConfig
-from ropevit.text import join_names
+from ropevit.tasks.probe.splits import open_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +69,26 @@ class ProbePlan:
 
     def settings(self) -> dict[str, Any]:
         """Return what all results in a directory have in common; sizes and methods can be added."""
-        names = ("max_images", "pooling", "neighbors", "temperature", "seed", "protocol", "crop_pct", "precision")
+        names, view = ("max_images", "pooling", "neighbors", "temperature", "seed", "precision"), self.reference.view
         return {
             "fingerprint": hash_weights(self.subject.found.state),
-            "train": f"{self.train.name}, {len(self.train)} images",
-            "test": f"{self.test.name}, {len(self.test)} images",
+            "own_scaling": self.reference.scaling,
+            **_identify_split("train", self.train),
+            **_identify_split("test", self.test),
             "classes": list(self.test.classes),
             **{name: getattr(self.config, name) for name in names},
+            "protocol": self.config.protocol or "paper",
+            "trained_at": view.size,
+            **{"crop": view.crop, "window": view.window, "squash": view.squash},
+            **{"mean": list(self.subject.mean), "std": list(self.subject.std)},
             "device": self.context.device.type,
         }
+
+
+def _identify_split(split: str, images: ImageSubset) -> dict[str, Any]:
+    """Return the name of a split, the number of images to use, and digests of all its names, labels and files."""
+    facts = {f"{split}_{name}": value for name, value in identify(images.source).items()}
+    return {split: f"{images.name}, {len(images)} images"} | facts
 
 
 def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
@@ -88,18 +99,8 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
             enough.
     """
     subject = _open_model(config)
-    scalings, notes, tuned_on = _resolve_scalings(subject, config)
-    train, test = (open_source(config.data, split) for split in ("train", "val"))
-    _check_classes(train, test)
-    if tuned_on == test.name:
-        notes.append("--scaling auto was chosen on images of this test, so its scores are too high by some of its gain")
-    chosen = _subset(train, config, "train"), _subset(test, config, "test")
-    classes = len(train.classes)
-    if len(chosen[0]) < classes:
-        raise ValueError(
-            f"got {len(chosen[0])} training images of {classes} classes in {train.name}; expected at least one of each "
-            "class, better twenty or more"
-        )
+    train, test = open_splits(config)
+    scalings, notes = _resolve_scalings(subject, config, test.name)
     if subject.config.rope is not None:
         subject = with_scaling(subject, subject.config.scaling)  # for the grid of its training
     sizes = {*(config.sizes or subject.config.default_sizes(subject.trained_at)), subject.trained_at}
@@ -107,7 +108,7 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
     conditions = _list_conditions(subject, views, scalings, config)
     return ProbePlan(
         **{"config": config, "context": context, "subject": subject, "notes": tuple(notes)},
-        **{"train": chosen[0], "test": chosen[1], "conditions": tuple(conditions)},
+        **{"train": train, "test": test, "conditions": tuple(conditions)},
     )
 
 
@@ -124,45 +125,24 @@ def _open_model(config: ProbeConfig) -> EvalModel:
     return subject
 
 
-def _resolve_scalings(subject: EvalModel, config: ProbeConfig) -> tuple[list[str], list[str], str | None]:
-    """Return the scaling methods, notes for the user, and the images on which `auto` was chosen.
+def _resolve_scalings(subject: EvalModel, config: ProbeConfig, data: str) -> tuple[list[str], list[str]]:
+    """Return the scaling methods, and notes on `auto` for a probe of the images `data`.
 
     Raises:
         ValueError: If a method does not exist or the model cannot have it, or nothing was chosen for `auto`.
     """
-    found, notes, tuned_on = [], [], None
+    found, notes = [], []
     for word in config.scaling or (subject.config.scaling or NONE,):
         methods, tuned = scaling_for(subject, word, config.model, config.checkpoint)
         if tuned is not None:
-            notes.append(tuned.describe())
-            tuned_on = tuned.data
+            notes.append(tuned.describe_for(data))
         if methods is not None:
             with_scaling(subject, methods)  # raises for a method that does not exist, or that the model cannot have
         found.append(methods or NONE)
     twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
     if twice and AUTO not in config.scaling:
         raise ValueError(f"got --scaling {' '.join(config.scaling)}, which has {twice[0]} twice; name each once")
-    return list(dict.fromkeys(found)), notes, tuned_on
-
-
-def _check_classes(train: ImageSource, test: ImageSource) -> None:
-    """Raise ValueError unless both splits have the same classes, at least two."""
-    if len(train.classes) < 2:
-        raise ValueError(
-            f"got one class, {join_names(train.classes, 1)}, in {train.name}; a probe tells at least two classes apart"
-        )
-    if train.classes != test.classes:
-        odd = sorted({*train.classes} ^ {*test.classes})
-        raise ValueError(
-            f"got other classes in {train.name} than in {test.name} ({join_names(odd, 5)} in one of them only); "
-            "expected the same class folders in both"
-        )
-
-
-def _subset(source: ImageSource, config: ProbeConfig, name: str) -> ImageSubset:
-    """Return the images of a split to use."""
-    chosen = random_subset(len(source), config.max_images, "probe", name, config.seed)
-    return ImageSubset(source, tuple(chosen.tolist()))
+    return list(dict.fromkeys(found)), notes
 
 
 def _list_conditions(

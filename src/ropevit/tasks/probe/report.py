@@ -44,8 +44,6 @@ class ProbeSummary:
     config: ProbeConfig
     classes: int
     """Number of classes."""
-    train_images: int
-    """Number of training images."""
     notes: tuple[str, ...]
     environment: Mapping[str, Any]
 
@@ -107,13 +105,19 @@ def _best(rows: tuple[ProbeRow, ...]) -> dict[str, list[bool]]:
     return {probe: [row.accuracy[probe].value == top[probe, row.size] for row in rows] for probe in PROBES}
 
 
+def _unread(count: int) -> str:
+    """Tell how many more images could not be read."""
+    return f" ({count:,} more could not be read)" if count else ""
+
+
 def describe_method(summary: ProbeSummary) -> list[str]:
     """Return paragraphs that describe how it was measured."""
-    config, count = summary.config, summary.rows[0].images
+    config, row = summary.config, next(row for row in summary.rows if row.is_reference)
     return [
         f"The weights stay as they are. The features of an image are {_POOLING[config.pooling]}, after the final norm. "
-        f"Both probes learn from {summary.train_images:,} training images of {summary.classes} classes, and are "
-        f"measured on {count:,} other images; the features of both are computed at the same size and in the same way.",
+        f"Both probes learn from {row.train_images:,} training images of {summary.classes} classes"
+        f"{_unread(row.train_skipped)}, and are measured on {row.images:,} other images{_unread(row.skipped)}; "
+        "the features of both are computed at the same size and in the same way.",
         f"k-NN: the {config.neighbors} training images with the highest cosine similarity vote with weight "
         f"exp(similarity / {config.temperature:g}) (Wu et al. 2018, arXiv:1805.01978; the values of DINO, "
         "arXiv:2104.14294).",

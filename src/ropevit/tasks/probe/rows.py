@@ -13,7 +13,17 @@ from ropevit.tasks.probe.intervals import Interval, accuracy_difference, accurac
 #: The probes, in the order of their results, and what they are called.
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 #: Entries of a pass that are copied to its row.
-_FACTS = ("size", "scaling", "mode", "tokens", "images_per_second", "penalty", "channels")
+_FACTS = (
+    "size",
+    "scaling",
+    "mode",
+    "tokens",
+    "images_per_second",
+    "penalty",
+    "channels",
+    "train_images",
+    "train_skipped",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,10 @@ class ProbeRow:
     """Test images that could be read."""
     skipped: int
     """Test images that could not be read."""
+    train_images: int
+    """Training images that could be read."""
+    train_skipped: int
+    """Training images that could not be read."""
     images_per_second: float
     """Images per second of the model alone, without reading."""
     channels: int
@@ -54,7 +68,8 @@ class ProbeRow:
 
     def cells(self) -> dict[str, Any]:
         """Return the cells of probe.csv."""
-        names = ("size", "scaling", "mode", "tokens", "images", "skipped", "images_per_second", "channels", "penalty")
+        names = ("size", "scaling", "mode", "tokens", "images", "skipped", "train_images", "train_skipped")
+        names += ("images_per_second", "channels", "penalty")
         cells: dict[str, Any] = {name: getattr(self, name) for name in names}
         for probe in PROBES:
             for name, interval in ((probe, self.accuracy[probe]), (f"{probe}_change", self.change[probe])):

@@ -16,7 +16,7 @@ from ropevit.machine import environment
 from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
 from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, Report
+from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, PassSkipped, Report
 from ropevit.tasks.common.pass_record import Codec, PassRecord
 from ropevit.tasks.common.run_dir import task_of_checkpoint
 from ropevit.tasks.probe.config import ProbeConfig
@@ -26,8 +26,11 @@ from ropevit.tasks.probe.linear import linear_probe
 from ropevit.tasks.probe.plan import Condition, ProbePlan, make_plan
 from ropevit.tasks.probe.report import ProbeSummary, write_report
 from ropevit.tasks.probe.rows import PROBES, ProbeRow, conclude, make_rows
+from ropevit.tasks.probe.splits import check_labels
 from ropevit.tasks.registry import CLASSIFY, TASKS
 
+#: Maximum number of unreadable images of a split that are named.
+_MOST_NAMED = 3
 #: Output files: all results, and the table.
 RESULTS, TABLE = "probe.json", "probe.csv"
 
@@ -110,6 +113,9 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
 
     train = extractor.extract(condition, plan.train, speed, watch(0))
     test = extractor.extract(condition, plan.test, speed, watch(len(plan.train)))
+    if named := (*train.skipped[:_MOST_NAMED], *test.skipped[:_MOST_NAMED]):
+        report(PassSkipped(names=named))
+    check_labels(train.labels, plan.train.classes, plan.train.name)
     report(PassProgress(text=f"{condition.text}: fitting", done=total, total=total))
     found, penalty = _predict(plan, train, test)
     counts = torch.zeros(len(PROBES), len(plan.test), 2, dtype=torch.int64)
@@ -121,6 +127,8 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
         "images_per_second": speed.images_per_second(),
         "channels": train.values.shape[1],
         "penalty": penalty,
+        "train_images": len(train.labels),
+        "train_skipped": len(train.skipped),
     }
 
 
@@ -153,7 +161,6 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
         missing=sum(tuple(condition.key.values()) not in done for condition in plan.conditions),
         config=plan.config,
         classes=len(plan.test.classes),
-        train_images=len(plan.train),
         notes=notes,
         environment=environment(plan.context.device, dtype, plan.config.workers, torch.get_num_threads()),
     )
