@@ -79,8 +79,10 @@ def test_a_method_is_chosen_and_kept_beside_the_weights(arguments, tmp_path, cap
     printed = capsys.readouterr().out
     assert "model on images/val at 32, 48 px" in printed
     assert "30 images to choose on, 30 others for the gain" in printed
-    assert "top-1 (%) on the 30 images of the choice" in printed
+    assert "left out, unreadable or without labels (1): " in printed  # the broken image
     (kept,) = json.loads((tmp_path / "own" / FILE).read_text())["choices"]
+    assert kept["images_chosen_on"] + kept["images_reported_on"] == 59
+    assert f"top-1 (%) on the {kept['images_chosen_on']} images of the choice" in printed
     assert f"highest on the images of the choice: {kept['chosen']}" in printed
     assert kept["sizes"] == [32, 48]
     assert kept["data"] == "images/val"

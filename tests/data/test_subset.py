@@ -1,8 +1,9 @@
 """Random subsets of a split."""
 
+import pytest
 import torch
 
-from ropevit.data.subset import stratified_subset
+from ropevit.data.subset import random_subset, stratified_subset
 
 
 def test_a_stratified_subset_has_every_class_and_their_proportions():
@@ -23,3 +24,12 @@ def test_classes_that_get_one_image_more_are_drawn_at_random():
     more = torch.bincount(labels[stratified_subset(labels, 150, "test")])
     assert more.unique().tolist() == [1, 2]
     assert 10 < (more[:50] == 2).sum() < 40  # not those of the first classes
+
+
+@pytest.mark.parametrize("most", [0, -3])
+def test_a_subset_of_no_images_is_refused(most):
+    assert len(random_subset(5, 1, "stream")) == 1
+    with pytest.raises(ValueError, match=f"got a subset of at most {most} images; expected 1 or more"):
+        random_subset(5, most, "stream")
+    with pytest.raises(ValueError, match=f"got a subset of at most {most} images; expected 1 or more"):
+        stratified_subset(torch.zeros(5, dtype=torch.int64), most, "stream")

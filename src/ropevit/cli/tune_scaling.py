@@ -11,6 +11,7 @@ from ropevit.cli.pass_bars import PassBars
 from ropevit.tasks.common.tune_scaling import TuneConfig, TuneResult
 from ropevit.tasks.common.tune_scaling import tune_scaling as tune
 from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.text import join_names
 
 #: Number of methods in the table, the best first; the model without any is always shown.
 _SHOWN = 6
@@ -59,6 +60,9 @@ def print_result(console: Console, result: TuneResult) -> None:
         print_line(console, f"{other} not seen, in points with a 95 % interval: {search.gain}")
         if len(result.by_size) > 1:
             print_line(console, "; ".join(f"{size} px: {gain}" for size, gain in result.by_size.items()))
+    if result.skipped:
+        names = join_names(result.skipped, most=3)
+        print_line(console, f"left out, unreadable or without labels ({len(result.skipped)}): {names}")
     print_line(console, _advice(result))
     print_line(console, f"written to {result.path}")
 

@@ -53,7 +53,11 @@ def random_subset(count: int, most: int | None, *keys: str | int) -> torch.Tenso
         count: Number of images.
         most: Largest number of images in the subset; None for all.
         keys: Keys of the random stream.
+
+    Raises:
+        ValueError: If `most` is below 1.
     """
+    _check_most(most)
     if most is None or count <= most:
         return torch.arange(count)
     return torch.randperm(count, generator=make_generator(*keys))[:most].sort().values
@@ -69,7 +73,11 @@ def stratified_subset(labels: Int[Tensor, "n"], most: int | None, *keys: str | i
         labels: Class of each image.
         most: Largest number of images in the subset; None for all.
         keys: Keys of the random stream.
+
+    Raises:
+        ValueError: If `most` is below 1.
     """
+    _check_most(most)
     if most is None or len(labels) <= most:
         return torch.arange(len(labels))
     order = torch.randperm(len(labels), generator=make_generator(*keys))
@@ -79,3 +87,9 @@ def stratified_subset(labels: Int[Tensor, "n"], most: int | None, *keys: str | i
     ranks[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
     quantiles = ((ranks + 0.5) / counts[shuffled]).where(ranks > 0, -1)
     return order[quantiles.argsort(stable=True)[:most]].sort().values
+
+
+def _check_most(most: int | None) -> None:
+    """Raise ValueError for a limit that leaves no image."""
+    if most is not None and most < 1:
+        raise ValueError(f"got a subset of at most {most} images; expected 1 or more")

@@ -74,6 +74,8 @@ class TuneConfig:
     def __post_init__(self):
         if not self.sizes:
             raise ValueError("got no size; give the sizes in pixels at which the model is to be used: --sizes 384,512")
+        if self.max_images < 1:
+            raise ValueError(f"got max_images={self.max_images}; expected 1 or more")
 
     def eval_config(self) -> EvalConfig:
         """Return the options that an evaluation of the same model shares."""
@@ -93,6 +95,8 @@ class TuneResult:
     """The file that keeps it."""
     verbs: tuple[str, ...]
     """Verbs that take the choice for such a model."""
+    skipped: tuple[str, ...] = ()
+    """Names of the images without any counts: they could not be read, or have no labeled pixels."""
 
 
 @runtime_checkable
@@ -158,10 +162,18 @@ class Measurer:
         report: Report,
     ):
         self.target, self.sizes, self.halves, self.record, self.report = target, sizes, halves, record, report
+        self.skipped: dict[Half, set[int]] = {half: set() for half in halves}
 
     def __call__(self, scalings: Sequence[str], half: Half) -> Tensor:
-        """Return counts (M, n, sizes, ...) of each image; zeros for an unreadable one."""
-        return torch.stack([self._measure_at(size, scalings, half) for size in self.sizes], 2)
+        """Return counts (M, n, sizes, ...) of each image; zeros for an unreadable one, which `skipped` then has."""
+        counts = torch.stack([self._measure_at(size, scalings, half) for size in self.sizes], 2)
+        empty = (counts.flatten(2) == 0).all(2).all(0).nonzero()[:, 0]
+        self.skipped[half].update(self.halves[half].indices[index] for index in empty.tolist())
+        return counts
+
+    def skipped_names(self) -> tuple[str, ...]:
+        """Return the names of the images without any counts, of both halves."""
+        return tuple(self.target.source.describe(index) for index in sorted(set().union(*self.skipped.values())))
 
     def _measure_at(self, size: int, scalings: Sequence[str], half: Half) -> Tensor:
         """Return counts (M, n, ...) at one size, from the record if it has them."""
@@ -248,14 +260,16 @@ def _tune(
         metric=metric,
         sizes=list(sizes),
         data=target.source.name,
-        images_chosen_on=used,
-        images_reported_on=reported,
+        images_chosen_on=used - len(measure.skipped["choose"]),
+        images_reported_on=reported - len(measure.skipped["report"]),
         date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     )
     path = choices_file(config.model, config.checkpoint)
     save_choice(path, choice)
     record.finish({**asdict(choice), "trials": [asdict(trial) for trial in search.trials]})
-    return TuneResult(search=search, by_size=by_size, choice=choice, path=path, verbs=target.verbs)
+    return TuneResult(
+        search=search, by_size=by_size, choice=choice, path=path, verbs=target.verbs, skipped=measure.skipped_names()
+    )
 
 
 def _settings(config: TuneConfig, target: TuneTarget, device: str) -> dict[str, Any]:

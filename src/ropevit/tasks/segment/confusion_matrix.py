@@ -121,7 +121,9 @@ def confusion_matrix(
     """
     classes = len(source.classes)
     counts, bad = torch.zeros(classes, classes, dtype=torch.float64), []
-    started = ((image, _start(model, image, settings) if image.views else None) for image in read(source, settings))
+    started = (
+        (image, _start(model, image, settings, classes) if image.views else None) for image in read(source, settings)
+    )
     for done, (image, predicted) in enumerate(one_behind(started), 1):
         bad += image.bad
         if predicted is not None:
@@ -137,13 +139,16 @@ def count_pixels(
     model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
 ) -> Float[Tensor, "K K"]:
     """Count the pixels of one image at its original size."""
-    return confusion(_start(model, image, settings)(), image.labels, classes).double()
+    return confusion(_start(model, image, settings, classes)(), image.labels, classes).double()
 
 
-def _start(model: SegmentationModel, image: ImageViews, settings: SegmenterSettings) -> Callable[[], Tensor]:
-    """Start to predict the class of each pixel; return a function that waits for them."""
+def _start(
+    model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
+) -> Callable[[], Tensor]:
+    """Start to predict the class of each pixel; return a function that waits for them, in few bytes (H, W)."""
     mean, std = settings.mean, settings.std
     views = [(to_device(view, mean.device).float() / 255 - mean) / std for view in image.views]
     size = image.labels.shape[0], image.labels.shape[1]
     with settings.autocast():
-        return start_copy(segment(model.logits, views, size, settings.inference)[0])
+        labels = segment(model.logits, views, size, settings.inference)[0]
+    return start_copy(labels.to(torch.uint8 if classes <= 256 else torch.int16))

@@ -3,9 +3,9 @@
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from ropevit.data.ade import open_ade
+from ropevit.data.ade import AdeSource, open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
@@ -50,6 +50,19 @@ SIZE_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 
 #: Required metadata of the file.
 METADATA = ("mean", "std", "test_short", "test_long", "inference")
+
+
+class ScalingAdvice(NamedTuple):
+    """What to do in a command in which RoPE scaling would change nothing, for messages."""
+
+    attention_windows: str
+    """With a model that attends in windows."""
+    sliding_windows: str
+    """With sliding windows no larger than the training crops."""
+
+
+#: The advice of `ropevit eval`.
+EVAL_ADVICE = ScalingAdvice("leave out --scaling", "give --whole or a larger --window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +199,7 @@ def apply_scaling_override(
     scaling: str | None,
     window: int | None,
     checkpoint: str | None = None,
+    advice: ScalingAdvice = EVAL_ADVICE,
 ) -> tuple[str | None, TunedScaling | None]:
     """Set the RoPE scaling of a segmenter, with the grid of its training crops as the reference grid.
 
@@ -195,6 +209,7 @@ def apply_scaling_override(
         scaling: Scaling methods, such as "ntk" or "yarn+log", `none`, or `auto`; None changes nothing.
         window: Side of the sliding window in pixels; None for whole images.
         checkpoint: The checkpoint by which it was opened, beside which `auto` finds its choice.
+        advice: What to do where scaling would change nothing.
 
     Returns:
         The methods, None for none, and the choice if it is `auto`.
@@ -206,17 +221,21 @@ def apply_scaling_override(
     digest = hash_weights(model.state_dict()) if scaling == AUTO else ""
     methods, tuned = resolve_scaling(scaling, choices_file(None, checkpoint), digest, None)
     if methods is not None:
-        set_scaling(model, methods, trained_grid=scaling_grid(info, f"scaling={methods!r}", window))
+        grid = scaling_grid(info, f"scaling={methods!r}", window, advice)
+        set_scaling(model, methods, trained_grid=grid)
     return methods, tuned
 
 
-def scaling_grid(info: ModelInfo[SegmenterConfig], option: str, window: int | None) -> tuple[int, int]:
+def scaling_grid(
+    info: ModelInfo[SegmenterConfig], option: str, window: int | None, advice: ScalingAdvice
+) -> tuple[int, int]:
     """Return the rows and columns of the training crops in patches, the reference grid of scaling.
 
     Args:
         info: Header of the segmenter's file.
         option: What asks for scaling, for messages.
         window: Side of the sliding window in pixels; None for whole images.
+        advice: What to do where scaling would change nothing.
 
     Raises:
         ValueError: If scaling would change nothing, or the file has no crop size.
@@ -225,7 +244,8 @@ def scaling_grid(info: ModelInfo[SegmenterConfig], option: str, window: int | No
     if not backbone.attends_everywhere:
         raise ValueError(
             f"got {option} for {info.config.model} with attention windows, whose size is that of training "
-            "at any image size; RoPE scaling needs a ViT with global attention in all blocks: leave out --scaling"
+            "at any image size; RoPE scaling needs a ViT with global attention in all blocks: "
+            f"{advice.attention_windows}"
         )
     if "crop" not in info.metadata:
         raise WeightsError(
@@ -235,7 +255,7 @@ def scaling_grid(info: ModelInfo[SegmenterConfig], option: str, window: int | No
     if window is not None and window <= crop:
         raise ValueError(
             f"got {option} with sliding windows of {window} pixels, no larger than the training crops of "
-            f"{crop}; RoPE scaling is for larger grids: give --whole or a larger --window"
+            f"{crop}; RoPE scaling is for larger grids: {advice.sliding_windows}"
         )
     rows = crop // backbone.body.patch_size
     return rows, rows
@@ -261,7 +281,6 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
 def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
     """Return the plan of the evaluation: sizes, settings and metric."""
     source, inference = inputs.source, inputs.inference
-    files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
     views += ["flip"] if inference.flip else []
@@ -273,13 +292,18 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
         **plan_fields(inputs, path, name, trained_at, SIZE_FACTORS),
         how=", ".join(["shorter side", how, *views]),
         metric=TASKS["segment"].metric,
-        resume_settings=identity(inputs, files) | asdict(inference) | options,
+        resume_settings=identity(inputs, hash_files(source)) | asdict(inference) | options,
         class_names={str(label): each for label, each in enumerate(source.classes, 1)},
         row_type=SegmenterResult,
         measure=lambda size: evaluate_size(size, inputs),
         baselines=_baselines(inputs, trained_at),
         notes=() if inputs.tuned is None else (inputs.tuned.describe_for(source.name),),
     )
+
+
+def hash_files(source: AdeSource) -> str:
+    """Return a digest of the names of images and classes, by which `--resume` knows the data again."""
+    return hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()
 
 
 def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[InferenceMode, BaselinePlan]:

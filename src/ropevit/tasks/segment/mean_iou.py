@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int, Integer, Real
 from torch import Tensor
 
 from ropevit.data.ade import IGNORED
@@ -29,7 +29,7 @@ class SegmentationScores:
 
 
 def confusion(
-    predicted: Int[Tensor, "*shape"], truth: Real[Tensor, "*shape"], classes: int
+    predicted: Integer[Tensor, "*shape"], truth: Real[Tensor, "*shape"], classes: int
 ) -> Int[Tensor, "{classes} {classes}"]:
     """Compute a confusion matrix: pixels by true class (row) and predicted class (column).
 

@@ -18,9 +18,12 @@ from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.segment.base import SegmentationModel
-from ropevit.tasks.segment.evaluate import apply_scaling_override
+from ropevit.tasks.segment.evaluate import ScalingAdvice, apply_scaling_override
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
+
+#: What to do in `ropevit predict` where RoPE scaling would change nothing.
+ADVICE = ScalingAdvice("leave out --scaling", "give --inference-mode whole")
 
 #: Directory of the label maps, beside the colored images.
 LABELS = "labels"
@@ -87,7 +90,7 @@ def load_segmentation_predictor(
     limits = size or short, round(long * (size or short) / short)
     first, limits = (limits, (short, long)) if mode == "resize" else (None, limits)
     inference = _inference_by(mode, inference, short)
-    _, tuned = apply_scaling_override(model, info, scaling, inference.window, str(path))
+    _, tuned = apply_scaling_override(model, info, scaling, inference.window, str(path), ADVICE)
     return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),

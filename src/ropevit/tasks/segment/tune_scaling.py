@@ -19,7 +19,18 @@ from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import count_pixels, read
-from ropevit.tasks.segment.evaluate import SegmenterInputs, SegmenterOptions, open_inputs, scaling_grid, settings_at
+from ropevit.tasks.segment.evaluate import (
+    ScalingAdvice,
+    SegmenterInputs,
+    SegmenterOptions,
+    hash_files,
+    open_inputs,
+    scaling_grid,
+    settings_at,
+)
+
+#: What to do in `ropevit tune-scaling` where RoPE scaling would change nothing.
+ADVICE = ScalingAdvice("give such a segmenter", "give --whole")
 
 
 def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
@@ -34,7 +45,12 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
         raise ValueError("got --protocol or --crop-pct with a segmenter; they are for classifiers: leave them out")
     require("transformers", "dense")
     inputs, path, name = open_inputs(context, SegmenterOptions(whole=config.whole))
-    crop_grid = scaling_grid(inputs.info, "tune-scaling", inputs.inference.window)
+    if inputs.info.config.body_config().rope is None:
+        raise ValueError(
+            f"got {name} with the position embedding {inputs.info.config.position}; RoPE scaling needs a model with "
+            "RoPE"
+        )
+    crop_grid = scaling_grid(inputs.info, "tune-scaling", inputs.inference.window, ADVICE)
     crop = inputs.info.metadata["crop"]
     if min(config.sizes) <= crop:
         raise ValueError(
@@ -52,9 +68,22 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
         codec=Codec(encode_pixels, lambda lines: decode_pixels(lines, classes)),
         score=mean_iou,
         baseline=NONE,
-        settings={"window": inputs.inference.window, "stride": inputs.inference.stride},
+        settings=_settings(inputs),
         verbs=("eval", "predict"),
     )
+
+
+def _settings(inputs: SegmenterInputs) -> dict[str, Any]:
+    """Return the settings of the passes: the names of images and classes, and how images are predicted."""
+    inference, metadata = inputs.inference, inputs.info.metadata
+    return {
+        "annotations": hash_files(inputs.source)[:16],
+        "window": inference.window,
+        "stride": inference.stride,
+        "flip": inference.flip,
+        "test_short": metadata["test_short"],
+        "test_long": metadata["test_long"],
+    }
 
 
 class ClassPixels:
