@@ -1,9 +1,13 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from ropevit.tasks.segment import confusion_matrix as module
+from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
+from tasks.segment.small import small_upernet
 
 
 def test_scores_equal_hand_computed_ones():
@@ -48,3 +52,25 @@ def test_scores_without_labeled_pixels_are_nan():
 def test_classes_out_of_range_are_refused(predicted, truth, named):
     with pytest.raises(ValueError, match=named):
         confusion(torch.tensor([predicted]), torch.tensor([truth]), 4)
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(4, torch.uint8), (256, torch.uint8), (257, torch.int16)])
+def test_predicted_labels_are_copied_in_as_few_bytes_as_hold_them(classes, dtype, monkeypatch):
+    copied, start = [], module.start_copy
+    monkeypatch.setattr(module, "start_copy", lambda values: copied.append(values.dtype) or start(values))
+    monkeypatch.setattr(module, "segment", lambda *_: torch.tensor([[[0, classes - 1]]]))
+    settings = module.SegmenterSettings(
+        short=8,
+        long=8,
+        mean=torch.zeros(3, 1, 1),
+        std=torch.ones(3, 1, 1),
+        workers=0,
+        world=1,
+        rank=0,
+        autocast=nullcontext,
+        inference=InferenceConfig(),
+    )
+    pixels, labels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[1, 2]], dtype=torch.uint8)
+    counts = module.count_pixels(small_upernet(), module.ImageViews([pixels], labels, []), settings, classes)
+    assert copied == [dtype]
+    assert (counts[1, 0], counts[2, classes - 1], counts.sum()) == (1, 1, 2)
