@@ -103,6 +103,17 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
     assert "Frozen features of model on photos/val" in page
     assert stored["result"]["conclusions"][0].split(";")[0] in page
     assert "23 training images of 2 classes (1 more could not be read), and are measured on 11 other images (1" in page
+    assert "the values of DINO" in page
+    assert page.count("<td>whole, no scaling</td>") == 1
+    assert stored["data"] == str(photos)
+    assert stored["model"] | {"weights": "", "checkpoint": ""} == {
+        **{"name": "model", "weights": "", "checkpoint": "", "model": None, "position": "rope_mixed", "trained_at": 16}
+    }
+    assert stored["machine"].keys() >= {"ropevit", "torch", "batch_size"}
+    remark = "the chosen penalty is the strongest of the grid, 10, in 5 of 5 rows"  # all of them are right
+    assert remark in printed
+    assert remark in page
+    assert {row["converged"] for row in rows} == {"True"}
     assert "not finished" not in page
     assert Path("out/curve.png").stat().st_size > 10_000
 
@@ -137,17 +148,31 @@ def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
     facts |= {"baseline": "none", "gain": 3.0, "low": 1.0, "high": 5.0, "metric": "top-1", "sizes": [32]}
     facts |= {"data": "photos/val", "images_chosen_on": 30, "images_reported_on": 30, "date": "2026-01-31"}
     save_choice(choices_file(None, checkpoint), TunedScaling(**facts))
-    main([*words(checkpoint, photos), "--sizes", "32", "--scaling", "auto", "ntk", "--baselines", "--out", "out"])
+    main(
+        [
+            *words(checkpoint, photos),
+            "--sizes",
+            "32",
+            "--scaling",
+            "auto",
+            "ntk",
+            "--baselines",
+            "--pooling",
+            "both",
+            "--out",
+            "out",
+        ]
+    )
     printed = capsys.readouterr().out
     assert "scaling auto: ntk, chosen at 32 px on images of photos/val" in printed
     assert "it has seen images of this evaluation" in " ".join(printed.split())
-    assert [row["scaling"] for row in table("out")] == ["none", "ntk"]
+    assert [(row["scaling"], row["channels"]) for row in table("out")] == [("none", "32"), ("ntk", "32")]
 
 
 def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own = save(tmp_path / "own.safetensors", scaling="pi", trained_grid=(1, 1))  # so that it changes 16 px, too
-    main([*words(own, photos), "--sizes", "32", "--scaling", "none", "--out", "out"])
+    main([*words(own, photos), "--sizes", "32", "--scaling", "none", "--neighbors", "5", "--out", "out"])
     conditions = [(row["size"], row["scaling"], row["mode"]) for row in table("out")]
     assert conditions == [
         ("16", "pi", "whole"),
@@ -160,6 +185,7 @@ def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos,
     assert [line.count("reference") for line in lines if line[:2] == ["16", "px"]] == [3, 0]
     page = Path("out/report.html").read_text()
     assert page.count("<td>reference</td>") == 1
+    assert "the values of DINO" not in page
     assert "the model as it is at its training size, 16 px (scaling pi)" in page
     config = ProbeConfig(data=str(photos), checkpoint=own, sizes=(32,), scaling=("none",), device="cpu")
     subject, images = read_eval_model(None, own), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -183,7 +209,7 @@ def test_models_without_a_head_or_a_rotation_are_probed(tmp_path, photos, monkey
             "--sizes",
             "24",
             "--pooling",
-            "both",
+            "mean",
             "--out",
             "out",
             "--max-images",
@@ -194,7 +220,7 @@ def test_models_without_a_head_or_a_rotation_are_probed(tmp_path, photos, monkey
     assert [(row["size"], row["mode"]) for row in rows] == [(size, mode) for size, mode in (
         ("16", "whole"), ("24", "whole"), ("24", "tiles"), ("24", "resize")
     )]  # fmt: skip
-    assert {row["channels"] for row in rows} == {"32"}
+    assert {row["channels"] for row in rows} == {"16"}
     assert all(int(row["images"]) + int(row["skipped"]) == 10 for row in rows)
 
 
@@ -251,6 +277,21 @@ def test_a_class_whose_training_images_cannot_be_read_is_refused(checkpoint, pho
     assert "got no training image of blue among 11 of broken/train that can be read; expected at least one" in error
 
 
+def test_a_damaged_pass_is_not_resumed(checkpoint, photos, capsys):
+    asked, file = [*words(checkpoint, photos), "--sizes", "16", "--out", "out"], Path("out/probe.json")
+    main(asked)
+    content = json.loads(file.read_text())
+    for damage, message in (
+        ({"penalty": None}, "a pass has no valid penalty"),
+        ({"tokens": "4"}, "a pass has no valid tokens"),
+        ({"images": ["01", "01"]}, "a pass is incomplete"),
+        ({"mode": "other"}, "a pass is incomplete"),
+        ({"probes": ["knn"], "images": ["0" * 12]}, "a pass is incomplete"),
+    ):
+        file.write_text(json.dumps(content | {"passes": [content["passes"][0] | damage]}))
+        assert f"cannot read out/probe.json ({message})" in error_of([*asked, "--resume"], capsys)
+
+
 def test_other_images_or_pixels_do_not_resume_a_probe(checkpoint, photos, tmp_path, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     asked = [*words(checkpoint, tmp_path / "photos"), "--sizes", "16", "--out", "out"]
@@ -271,6 +312,9 @@ def test_detectors_and_methods_that_do_not_fit_are_refused(photos, tmp_path, mon
     )
     ape = save(tmp_path / "ape.safetensors", position="ape")
     assert "RoPE" in error_of([*words(ape, photos), "--scaling", "pi"], capsys)
+    mean = save(tmp_path / "mean.safetensors", pooling="avg")
+    error = error_of([*words(mean, photos), "--pooling", "both"], capsys)
+    assert "got --pooling both for mean, whose head reads the mean patch" in error
 
 
 def test_models_of_other_families_take_scaling_methods(photos, tmp_path, monkeypatch, capsys):

@@ -191,6 +191,11 @@ def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
     main([*arguments, "--sizes", "32", "--out", "whole"])
     whole, half = (json.loads(Path(name, "tuning.json").read_text()) for name in ("whole", "half"))
     assert whole == half
+    for damage in ({"half": "other"}, {"images": [row[1:] for row in whole["passes"][0]["images"]]}):
+        damaged = whole | {"passes": [whole["passes"][0] | damage]}
+        Path("whole/tuning.json").write_text(json.dumps(damaged))
+        error = error_of([*arguments, "--sizes", "32", "--out", "whole", "--resume"], capsys)
+        assert "cannot read whole/tuning.json (a pass is incomplete)" in error
 
 
 @pytest.mark.parametrize(

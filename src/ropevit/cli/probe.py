@@ -24,7 +24,7 @@ def probe(config: Annotated[ProbeConfig, tyro.conf.arg(name="")]) -> None:
 
     For example:
       ropevit probe --checkpoint runs/fashion --data fashion --sizes 28,56 --scaling none pi parts+log
-      ropevit probe --checkpoint runs/mine --data my_images --sizes 224,448,896 --scaling none pi parts+log auto
+      ropevit probe --checkpoint runs/mine --data other_images --sizes 224,448,896 --scaling none pi parts+log auto
       ropevit probe --model dinov3_vits16 --checkpoint dinov3_vits16.pth --data my_images --sizes 256,512 --resume
     """
     console = Console()
@@ -42,7 +42,7 @@ def print_result(console: Console, result: ProbeResult) -> None:
     """Print the table, the conclusions, and where the files are."""
     print_line(console, "accuracy (%), with the 95 % interval of its difference to the reference")
     console.print(table(result))
-    for sentence in result.conclusions:
+    for sentence in (*result.conclusions, *result.remarks):
         print_line(console, sentence)
     folder = result.report.parent
     print_line(console, f"report: {result.report}")

@@ -7,7 +7,7 @@ import torch
 
 from ropevit.tasks.probe import knn_predict, linear_probe
 from ropevit.tasks.probe.intervals import accuracy_difference, accuracy_interval
-from ropevit.tasks.probe.linear import hold_out
+from ropevit.tasks.probe.linear import ITERATIONS, hold_out
 
 
 def labels_of(count, num_classes=4, seed=0):
@@ -64,6 +64,18 @@ def test_a_penalty_is_chosen_against_overfitting():
     features = torch.cat([torch.eye(4)[labels], torch.randn(60, 100, generator=noise)], 1)
     assert linear_probe(features, labels, 4).penalty >= 0.1
     assert linear_probe(torch.eye(4)[labels], labels, 4).penalty < 10
+
+
+def test_a_fit_tells_whether_it_converged(monkeypatch):
+    labels = labels_of(100)
+    features = torch.eye(4)[labels] + 0.8 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    found = linear_probe(features, labels, 4)
+    assert found.converged
+    assert 0 < found.iterations < ITERATIONS
+    monkeypatch.setattr("ropevit.tasks.probe.linear.ITERATIONS", 2)
+    stopped = linear_probe(features, labels, 4)
+    assert not stopped.converged
+    assert stopped.iterations == 2
 
 
 def test_a_fifth_of_each_class_is_held_out():

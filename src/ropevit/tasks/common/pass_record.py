@@ -1,6 +1,6 @@
 """Output file of a command that evaluates images several times: the result of every pass, so that it can be resumed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,24 +21,41 @@ class Codec(NamedTuple):
     """The inverse; raises ValueError for anything else."""
 
 
+class PassFormat(NamedTuple):
+    """What a stored pass holds."""
+
+    codec: Codec
+    entries: Mapping[str, type | tuple[type, ...]]
+    """Entries beside the counts, with their types; the first is the list of what the counts are of."""
+    fits: Callable[[Mapping[str, Any], int], bool]
+    """Whether a pass of a file is complete, from its entries and its number of images."""
+
+
 class PassRecord:
     """Stores passes over images in a JSON file.
 
     Args:
         path: The file, in the output directory.
         settings: Settings that all passes share, for JSON.
-        codec: Writes and reads the counts of a pass.
+        form: What a pass holds.
         resume: Continue with the stored passes.
-        keys: Names of the entries that identify a pass; the first one is the list of what its counts are of.
+        about: What else the file tells, such as the machine; it may differ when passes are continued.
 
     Raises:
-        ValueError: If the directory is not empty and `resume` is false, or it holds passes with other settings.
+        ValueError: If the directory is not empty and `resume` is false, or it holds damaged passes or other settings.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], codec: Codec, resume: bool, keys: Sequence[str]):
-        self.path, self.codec, self.keys = path, codec, tuple(keys)
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        form: PassFormat,
+        resume: bool,
+        about: Mapping[str, Any] | None = None,
+    ):
+        self.path, self.form = path, form
         folder = path.parent
-        self.content: dict[str, Any] = {"config": dict(settings), "passes": []}
+        self.content: dict[str, Any] = {"config": dict(settings), **(about or {}), "passes": []}
         if is_empty(folder):
             return
         if not resume:
@@ -46,7 +63,7 @@ class PassRecord:
         try:
             found = read_json(self.path)
             changed = differences(found["config"], self.content["config"])
-            self.content["passes"] = [self._check_pass(each) for each in found["passes"]]
+            self.content["passes"] = [] if changed else [self._check_pass(each) for each in found["passes"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"cannot read {self.path} ({error}); choose another --out") from None
         if changed:
@@ -67,7 +84,7 @@ class PassRecord:
 
     def counts(self, found: Mapping[str, Any]) -> Tensor:
         """Return the counts (M, n, ...) of a stored pass."""
-        return torch.stack([self.codec.decode(each) for each in found["images"]])
+        return torch.stack([self.form.codec.decode(each) for each in found["images"]])
 
     def add(self, key: Mapping[str, Any], counts: Tensor, facts: Mapping[str, Any] | None = None) -> Tensor:
         """Store the counts of a pass, and return them.
@@ -77,7 +94,7 @@ class PassRecord:
             counts: Counts (M, n, ...).
             facts: Further entries, such as a speed.
         """
-        images = [self.codec.encode(each) for each in counts]
+        images = [self.form.codec.encode(each) for each in counts]
         self.passes.append({**key, **(facts or {}), "images": images})
         write_json(self.path, self.content)
         return counts
@@ -92,9 +109,15 @@ class PassRecord:
         Raises:
             ValueError: If it is damaged.
         """
-        counts = [self.codec.decode(each) for each in content["images"]]
-        if len({len(each) for each in counts}) != 1:
-            raise ValueError("it holds no images")
-        if not {*self.keys} <= content.keys() or len(counts) != len(content[self.keys[0]]):
+        counts, entries = [self.form.codec.decode(each) for each in content["images"]], self.form.entries
+        wrong = [name for name, kind in entries.items() if not isinstance(content.get(name), kind)]
+        if wrong:
+            raise ValueError(f"a pass has no valid {', '.join(wrong)}")
+        lengths = {len(each) for each in counts}
+        if (
+            len(lengths) != 1
+            or len(counts) != len(content[next(iter(entries))])
+            or not self.form.fits(content, *lengths)
+        ):
             raise ValueError("a pass is incomplete")
         return content

@@ -15,7 +15,7 @@ from ropevit.locks import lock_folder
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.evaluation import distributed
 from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, Report
-from ropevit.tasks.common.pass_record import Codec, PassRecord
+from ropevit.tasks.common.pass_record import Codec, PassFormat, PassRecord
 from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint
 from ropevit.tasks.common.scaling_search import (
     Gain,
@@ -221,9 +221,12 @@ def tune_scaling(config: TuneConfig, report: Report = lambda _: None) -> TuneRes
             record = PassRecord(
                 out / FILE,
                 _settings(config, target, context.device.type),
-                target.codec,
+                PassFormat(
+                    target.codec,
+                    {"scalings": list, "size": int, "half": str},
+                    lambda found, images: found["half"] in halves and images == len(halves[found["half"]]),
+                ),
                 config.resume,
-                keys=("scalings", "size", "half"),
             )
             return _tune(config, target, halves, record, task.metric.label, report)
 

@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 
 class Speed:
-    """Images per second of a model, without reading; the first batch of several does not count."""
+    """Images per second from bytes to features, without reading; the first batch of several does not count."""
 
     def __init__(self, device: torch.device):
         self.device, self.rows = device, []

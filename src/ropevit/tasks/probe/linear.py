@@ -14,7 +14,7 @@ PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: Fraction of each class that is held out to choose the penalty.
 HELD_OUT = 0.2
 #: Maximum iterations of L-BFGS for each candidate; each starts from the solution of the previous one.
-_ITERATIONS = 100
+ITERATIONS = 1000
 
 
 class LinearProbe(NamedTuple):
@@ -27,6 +27,10 @@ class LinearProbe(NamedTuple):
     std: Float[Tensor, "C"]
     """Standard deviation of each feature in training, by which it is divided."""
     penalty: float
+    iterations: int
+    """Iterations of L-BFGS from the solution of the next stronger penalty."""
+    converged: bool
+    """Whether it stopped by its tolerance, not by the maximum number of iterations."""
 
     def predict(self, features: Float[Tensor, "m C"]) -> Int[Tensor, "m"]:
         """Return the class of each image."""
@@ -69,8 +73,9 @@ def linear_probe(
 def hold_out(labels: Int[Tensor, "n"], num_classes: int, seed: int) -> Tensor:
     """Return which images are held out: a fifth of each class, at least one of a class with two or more."""
     held = torch.zeros(len(labels), dtype=torch.bool)
+    known = labels.cpu()
     for label in range(num_classes):
-        places = (labels.cpu() == label).nonzero().squeeze(1)
+        places = (known == label).nonzero().squeeze(1)
         count = max(1, round(HELD_OUT * len(places))) if len(places) > 1 else 0
         order = torch.randperm(len(places), generator=make_generator("probe", "held out", seed, label))
         held[places[order[:count]]] = True
@@ -89,16 +94,28 @@ def _fit(
     bias = x.new_zeros(num_classes, requires_grad=True)
     found = []
     for penalty in penalties:
-        optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=_ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+        iterations, converged = _minimize(x, labels, (weight, bias), penalty)
+        found.append(
+            LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, penalty, iterations, converged)
         )
-
-        def loss(optimizer: torch.optim.LBFGS = optimizer, penalty: float = penalty) -> Tensor:
-            optimizer.zero_grad()
-            value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
-            value.backward()
-            return value
-
-        optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-        found.append(LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, penalty))
     return found
+
+
+def _minimize(
+    x: Float[Tensor, "n C"], labels: Int[Tensor, "n"], parameters: tuple[Tensor, Tensor], penalty: float
+) -> tuple[int, bool]:
+    """Minimize the loss in place, and return the iterations and whether they converged."""
+    weight, bias = parameters
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=ITERATIONS, max_eval=2 * ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    state = optimizer.state[weight]
+    return state["n_iter"], state["n_iter"] < ITERATIONS and state["func_evals"] < 2 * ITERATIONS

@@ -1,6 +1,6 @@
 """Plan of a probe: the model, the images, and the conditions under which features are computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,11 @@ from ropevit.tasks.classify.inference_modes import tokens_per_image
 from ropevit.tasks.classify.protocol import View
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.scaling_search import NONE
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.tasks.probe.config import ProbeConfig
+from ropevit.tasks.probe.rows import PROBES
 from ropevit.tasks.probe.splits import open_splits
 
 
@@ -66,6 +67,14 @@ class ProbePlan:
     def tokens(self, condition: Condition) -> int:
         """Return the patch tokens of an image."""
         return tokens_per_image(self.subject.config, condition.view.size, condition.mode, self.subject.trained_at)
+
+    def has_pass(self, found: Mapping[str, Any], images: int) -> bool:
+        """Return whether a stored pass has both probes, a known inference mode, and the number of test images."""
+        return (
+            found["probes"] == list(PROBES)
+            and found["mode"] in ("whole", *BASELINE_LABELS)
+            and images == len(self.test)
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return what all results in a directory have in common; sizes and methods can be added."""
@@ -122,6 +131,11 @@ def _open_model(config: ProbeConfig) -> EvalModel:
     if subject.config.is_video:
         raise ValueError(f"{subject.found.source} is a video model; probe takes models of images")
     check_channels(subject)
+    if config.pooling == "both" and getattr(subject.config, "pooling", "avg") == "avg":
+        raise ValueError(
+            f"got --pooling both for {subject.name}, whose head reads the mean patch; both would be the same features "
+            "twice: leave it out"
+        )
     return subject
 
 

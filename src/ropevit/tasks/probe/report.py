@@ -105,6 +105,12 @@ def _best(rows: tuple[ProbeRow, ...]) -> dict[str, list[bool]]:
     return {probe: [row.accuracy[probe].value == top[probe, row.size] for row in rows] for probe in PROBES}
 
 
+def _dino(config: ProbeConfig) -> str:
+    """Name the source of the default number of neighbors and temperature."""
+    usual = config.neighbors == ProbeConfig.neighbors and config.temperature == ProbeConfig.temperature
+    return "; the values of DINO, arXiv:2104.14294" if usual else ""
+
+
 def _unread(count: int) -> str:
     """Tell how many more images could not be read."""
     return f" ({count:,} more could not be read)" if count else ""
@@ -119,8 +125,7 @@ def describe_method(summary: ProbeSummary) -> list[str]:
         f"{_unread(row.train_skipped)}, and are measured on {row.images:,} other images{_unread(row.skipped)}; "
         "the features of both are computed at the same size and in the same way.",
         f"k-NN: the {config.neighbors} training images with the highest cosine similarity vote with weight "
-        f"exp(similarity / {config.temperature:g}) (Wu et al. 2018, arXiv:1805.01978; the values of DINO, "
-        "arXiv:2104.14294).",
+        f"exp(similarity / {config.temperature:g}) (Wu et al. 2018, arXiv:1805.01978{_dino(config)}).",
         "Linear: logistic regression of the standardized features by L-BFGS; the L2 penalty is chosen among "
         f"{', '.join(f'{penalty:g}' for penalty in PENALTIES)} on {HELD_OUT:.0%} of each class of the training images, "
         "after which it is fitted to all of them (protocol of Radford et al. 2021, arXiv:2103.00020). It never sees a "
@@ -129,7 +134,8 @@ def describe_method(summary: ProbeSummary) -> list[str]:
         "training size, on the same test images, with Bonett and Price's interval of paired proportions. Neither "
         "covers the choice of training images. The best of many rows is too high by chance: a method chosen here "
         "should be measured on other images.",
-        "Images/s are those of the model alone, without reading images. Tokens are the patches of an image, of all its "
-        "tiles together. On the grid of the training, scaling methods change nothing, so that size has one row. "
+        "Images/s are of copying images to the device, normalization, tiles or resizing, and the model, without "
+        "reading files and without the first batch. Tokens are the patches of an image, of all its tiles together. "
+        "On the grid of the training, scaling methods change nothing, so that size has one row. "
         "Tiles and resized images have the model's own scaling.",
     ]

@@ -9,21 +9,15 @@ from torch import Tensor
 
 from ropevit.tasks.common.scaling_search import NONE
 from ropevit.tasks.probe.intervals import Interval, accuracy_difference, accuracy_interval
+from ropevit.tasks.probe.linear import ITERATIONS, PENALTIES
 
 #: The probes, in the order of their results, and what they are called.
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
-#: Entries of a pass that are copied to its row.
-_FACTS = (
-    "size",
-    "scaling",
-    "mode",
-    "tokens",
-    "images_per_second",
-    "penalty",
-    "channels",
-    "train_images",
-    "train_skipped",
-)
+#: Entries of a pass that are copied to its row, with their types.
+FACTS: dict[str, type | tuple[type, ...]] = {
+    **{"size": int, "scaling": str, "mode": str, "tokens": int, "images_per_second": (int, float), "channels": int},
+    **{"penalty": (int, float), "iterations": int, "converged": bool, "train_images": int, "train_skipped": int},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +41,15 @@ class ProbeRow:
     train_skipped: int
     """Training images that could not be read."""
     images_per_second: float
-    """Images per second of the model alone, without reading."""
+    """Images per second from bytes to features, without reading files."""
     channels: int
     """Length of a feature vector."""
     penalty: float
     """Weight of the L2 penalty that was chosen for the linear probe."""
+    iterations: int
+    """Iterations of its last fit."""
+    converged: bool
+    """Whether that converged."""
     accuracy: Mapping[str, Interval]
     """Accuracy of each probe in percent."""
     change: Mapping[str, Interval]
@@ -64,12 +62,13 @@ class ProbeRow:
     @property
     def label(self) -> str:
         """How the features were computed."""
-        return self.mode if self.mode != "whole" else self.scaling
+        whole = "whole, no scaling" if self.scaling == NONE else self.scaling
+        return whole if self.mode == "whole" else self.mode
 
     def cells(self) -> dict[str, Any]:
         """Return the cells of probe.csv."""
         names = ("size", "scaling", "mode", "tokens", "images", "skipped", "train_images", "train_skipped")
-        names += ("images_per_second", "channels", "penalty")
+        names += ("images_per_second", "channels", "penalty", "iterations", "converged")
         cells: dict[str, Any] = {name: getattr(self, name) for name in names}
         for probe in PROBES:
             for name, interval in ((probe, self.accuracy[probe]), (f"{probe}_change", self.change[probe])):
@@ -101,7 +100,7 @@ def _make_row(
     read = int(counts[0, :, 1].sum())
     both = list(zip(PROBES, reference, counts, strict=True))
     return ProbeRow(
-        **{name: found[name] for name in _FACTS},
+        **{name: found[name] for name in FACTS},
         images=read,
         skipped=counts.shape[1] - read,
         accuracy={probe: accuracy_interval(after) for probe, _, after in both},
@@ -143,6 +142,20 @@ def _compare_at(rows: Sequence[ProbeRow], probe: str) -> str:
 def _doubt(change: Interval) -> str:
     """Say so where no difference is shown."""
     return "" if change.is_shown else " (no difference is shown)"
+
+
+def remark_on_fits(rows: Sequence[ProbeRow]) -> list[str]:
+    """Return remarks on linear probes whose penalty is at an end of the grid, or that did not converge."""
+    remarks = []
+    for end, word in ((PENALTIES[0], "strongest"), (PENALTIES[-1], "weakest")):
+        if count := sum(row.penalty == end for row in rows):
+            remarks.append(
+                f"linear probe: the chosen penalty is the {word} of the grid, {end:g}, in {count} of {len(rows)} rows; "
+                f"one beyond it may be better"
+            )
+    if count := sum(not row.converged for row in rows):
+        remarks.append(f"linear probe: {count} of {len(rows)} fits had not converged after {ITERATIONS:,} iterations")
+    return remarks
 
 
 def describe(row: ProbeRow) -> str:

@@ -13,19 +13,21 @@ from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.locks import lock_folder
 from ropevit.machine import environment
+from ropevit.models.position_options import position_with_options
+from ropevit.tasks.classify.evaluate import BATCH
 from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
 from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.evaluation import distributed
 from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, PassSkipped, Report
-from ropevit.tasks.common.pass_record import Codec, PassRecord
+from ropevit.tasks.common.pass_record import Codec, PassFormat, PassRecord
 from ropevit.tasks.common.run_dir import task_of_checkpoint
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, Features, Speed
 from ropevit.tasks.probe.knn import knn_predict
-from ropevit.tasks.probe.linear import linear_probe
+from ropevit.tasks.probe.linear import LinearProbe, linear_probe
 from ropevit.tasks.probe.plan import Condition, ProbePlan, make_plan
 from ropevit.tasks.probe.report import ProbeSummary, write_report
-from ropevit.tasks.probe.rows import PROBES, ProbeRow, conclude, make_rows
+from ropevit.tasks.probe.rows import FACTS, PROBES, ProbeRow, conclude, make_rows, remark_on_fits
 from ropevit.tasks.probe.splits import check_labels
 from ropevit.tasks.registry import CLASSIFY, TASKS
 
@@ -43,6 +45,8 @@ class ProbeResult:
     trained_at: int
     """The training size in pixels."""
     conclusions: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """Remarks on the fits of the linear probe."""
     report: Path
     """The HTML report."""
 
@@ -81,9 +85,9 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     record = PassRecord(
         out / RESULTS,
         plan.settings(),
-        Codec(encode_marks, decode_marks),
+        PassFormat(Codec(encode_marks, decode_marks), {"probes": list, **FACTS}, plan.has_pass),
         plan.config.resume,
-        keys=("probes", "size", "scaling", "mode"),
+        _describe(plan),
     )
     sizes = sorted({condition.view.size for condition in plan.conditions})
     notes = (
@@ -117,7 +121,7 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
         report(PassSkipped(names=named))
     check_labels(train.labels, plan.train.classes, plan.train.name)
     report(PassProgress(text=f"{condition.text}: fitting", done=total, total=total))
-    found, penalty = _predict(plan, train, test)
+    found, fit = _predict(plan, train, test)
     counts = torch.zeros(len(PROBES), len(plan.test), 2, dtype=torch.int64)
     for row, predicted in enumerate(found.values()):
         right = (predicted == test.labels).cpu()
@@ -126,20 +130,20 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
         "tokens": plan.tokens(condition),
         "images_per_second": speed.images_per_second(),
         "channels": train.values.shape[1],
-        "penalty": penalty,
+        **{"penalty": fit.penalty, "iterations": fit.iterations, "converged": fit.converged},
         "train_images": len(train.labels),
         "train_skipped": len(train.skipped),
     }
 
 
-def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[str, Tensor], float]:
-    """Return the predictions of each probe for the test images, and the penalty of the linear one."""
+def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[str, Tensor], LinearProbe]:
+    """Return the predictions of each probe for the test images, and the linear one."""
     config, classes = plan.config, len(plan.test.classes)
     nearest = knn_predict(
         train.values, train.labels, test.values, classes, neighbors=config.neighbors, temperature=config.temperature
     )
     linear = linear_probe(train.values, train.labels, classes, config.seed)
-    return {"knn": nearest, "linear": linear.predict(test.values)}, linear.penalty
+    return {"knn": nearest, "linear": linear.predict(test.values)}, linear
 
 
 def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...]) -> ProbeResult:
@@ -148,8 +152,7 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
     rows = make_rows([(each, record.counts(each)) for each in record.passes], plan.reference.key)
     cells = [row.cells() for row in rows]
     write_text(out / TABLE, to_csv(list(cells[0]), [list(each.values()) for each in cells]))
-    conclusions = conclude(rows)
-    dtype = torch.bfloat16 if plan.config.precision == "bfloat16" else torch.float32
+    conclusions, remarks = conclude(rows), remark_on_fits(rows)
     done = {(row.size, row.scaling, row.mode) for row in rows}
     summary = ProbeSummary(
         model=plan.subject.name,
@@ -161,9 +164,29 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
         missing=sum(tuple(condition.key.values()) not in done for condition in plan.conditions),
         config=plan.config,
         classes=len(plan.test.classes),
-        notes=notes,
-        environment=environment(plan.context.device, dtype, plan.config.workers, torch.get_num_threads()),
+        notes=(*notes, *remarks),
+        environment=record.content["machine"],
     )
-    record.finish({"trained_at": trained_at, "rows": cells, "conclusions": conclusions})
+    record.finish({"trained_at": trained_at, "rows": cells, "conclusions": conclusions, "remarks": remarks})
     page = write_report(out, summary)
-    return ProbeResult(rows=tuple(rows), trained_at=trained_at, conclusions=tuple(conclusions), report=page)
+    return ProbeResult(
+        rows=tuple(rows),
+        trained_at=trained_at,
+        conclusions=tuple(conclusions),
+        remarks=tuple(remarks),
+        report=page,
+    )
+
+
+def _describe(plan: ProbePlan) -> dict[str, Any]:
+    """Return what probe.json tells beside settings and results, as eval.json does."""
+    config, subject = plan.config, plan.subject
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    machine = environment(plan.context.device, dtype, config.workers, torch.get_num_threads())
+    model = {"name": subject.name, "weights": subject.found.source, "checkpoint": config.checkpoint}
+    model |= {"model": subject.published_name, "position": position_with_options(subject.config)}
+    return {
+        "data": config.data,
+        "model": model | {"trained_at": subject.trained_at},
+        "machine": machine | {"batch_size": config.batch_size or BATCH},
+    }
