@@ -45,8 +45,8 @@ def mask_losses(
 
     Args:
         output: Predictions of the model, by layer.
-        labels: Class of each pixel of the images, from 0, or IGNORED; on the CPU, from where they are copied, or a GPU
-            must be waited for to know the classes of each image.
+        labels: Class of each pixel, from 0, or IGNORED. Labels on the CPU are copied to the device of the output; with
+            labels on a GPU, listing the classes of each image waits for it.
         config: Weights of costs and losses.
         divisor: Normalizer of the mask losses if the batch is a micro-batch (see `step_divisor`); None takes the number
             of masks, averaged over the processes.
