@@ -49,9 +49,9 @@ class ProbeConfig:
     temperature: float = 0.07
     """Temperature of their votes, exp(cosine similarity / temperature)."""
     max_images: int | None = None
-    """Largest number of images of each split, a fixed random subset; default: all."""
+    """Largest number of images of each split, a fixed random subset, for training with every class; default: all."""
     seed: int = 0
-    """Seed of subset, validation part and resamples."""
+    """Seed of the subsets and of the validation part."""
     out: Path | None = None
     """Output directory; default: runs/probe/NAME."""
     resume: bool = False
