@@ -40,7 +40,9 @@ class LinearProbe(NamedTuple):
 def linear_probe(
     features: Float[Tensor, "n C"], labels: Int[Tensor, "n"], num_classes: int, seed: int = 0
 ) -> LinearProbe:
-    """Fit a linear classifier of standardized features by L-BFGS: mean cross-entropy plus penalty / 2 |W|^2.
+    """Fit a linear classifier of standardized features by L-BFGS: mean cross-entropy and an L2 penalty on the weights.
+
+    Minimized is the mean cross-entropy plus half the penalty times the sum of the squared weights.
 
     The penalty with the highest accuracy on a held-out fifth of each class is taken (the stronger one of equals), and
     the classifier is fitted again to all images with it.
