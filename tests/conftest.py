@@ -100,7 +100,7 @@ def unchecked_module():
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
-    """A folder of this session, the same one for all workers of pytest-xdist."""
+    """A temporary folder of the whole test run, the same one for all workers of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
