@@ -20,7 +20,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
         """Attend over tokens (B, 1 + h * w, width), class token first."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = self.rope(q, k, grid_positions(h, w, device=x.device), num_prefix=1)
+        q, k = self.rope(q, k, grid_positions(h, w, device=x.device), num_prefix_tokens=1)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 

@@ -75,7 +75,7 @@ def test_each_layer_rotates_queries_and_keys_by_the_patch_grid_of_the_images(nam
     q, k, v = projections(layer, x)
     frequencies = layer.rope.freqs if kind == "mixed" else layer.rope.freqs[:, None] * layer.rope.gate.tanh()[:, None]
     positions = grid_positions(size[0] // 4, size[1] // 4)
-    q, k = rotate(q, k, positions, frequencies, num_prefix=MODELS[name][2])
+    q, k = rotate(q, k, positions, frequencies, num_prefix_tokens=MODELS[name][2])
     scores = (q @ k.mT / CHANNELS**0.5).softmax(-1)
     last = next(getattr(layer, part) for part in ("proj", "o_proj", "out_proj") if hasattr(layer, part))
     assert_close(out, last((scores @ v).transpose(1, 2).flatten(2)))

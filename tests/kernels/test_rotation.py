@@ -279,7 +279,7 @@ def test_wrong_input_is_refused():
         rotate_qkv(qkv, positions, frequencies, prefix, backend="cuda")
     with pytest.raises(ValueError, match=r"got torch.float64 for backend='cpu'; use float32, bfloat16 or float16"):
         rotate_qkv(qkv.double(), positions, frequencies, prefix, backend="cpu")
-    with pytest.raises(ValueError, match=r"got 16 tokens, 15 positions and num_prefix=0"):
+    with pytest.raises(ValueError, match=r"got 16 tokens, 15 positions and num_prefix_tokens=0"):
         rotate_qkv(qkv, positions, frequencies, 0)
     for axes, pairs in ((0, 32), (2, 0)):
         with pytest.raises(

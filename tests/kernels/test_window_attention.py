@@ -138,11 +138,11 @@ def test_memory_for_sums_is_bounded(monkeypatch, images, side, heads, window):
     qkv = torch.empty(images, side, side, 3, heads, 32, dtype=torch.bfloat16, device="meta")
     frequencies = torch.empty(2, heads, 16, device="meta")
     bias = torch.empty(heads, window**2, window**2, device="meta")
-    asked = {"of_frequencies": True, "of_bias": True}
+    asked = {"needs_frequencies_grad": True, "needs_bias_grad": True}
     triton_window_attention.backward(qkv[:, :, :, 0], qkv, frequencies, bias, window, [0, 0], **asked)
-    of_frequencies, of_bias = (part.numel() * part.element_size() for part in made)
-    assert of_frequencies <= 0.02 * qkv.numel() * qkv.element_size()
-    assert of_bias <= triton_window_attention.SUMS
+    needs_frequencies_grad, needs_bias_grad = (part.numel() * part.element_size() for part in made)
+    assert needs_frequencies_grad <= 0.02 * qkv.numel() * qkv.element_size()
+    assert needs_bias_grad <= triton_window_attention.SUMS
 
 
 def test_an_empty_batch_stays_empty():
@@ -169,7 +169,7 @@ def test_the_operations_are_what_they_say_of_themselves():
     torch.library.opcheck(attention_op, (qkv.requires_grad_(), frequencies, bias, 2, [0, 0]))
     for asked in (True, False):
         given = (arriving, qkv.detach(), frequencies, bias, 2, [0, 0])
-        wanted = {"of_frequencies": asked, "of_bias": asked}
+        wanted = {"needs_frequencies_grad": asked, "needs_bias_grad": asked}
         torch.library.opcheck(backward_op, given, wanted, test_utils=("test_schema", "test_faketensor"))
 
 

@@ -286,6 +286,6 @@ def test_images_that_do_not_fit_are_refused(shape, sizes, message):
 
 def test_the_body_has_neither_prefix_nor_head():
     built = model(body=body(class_token=True, num_registers=2))
-    assert built.body.num_prefix == 0
+    assert built.body.num_prefix_tokens == 0
     assert isinstance(built.body.head, nn.Identity)
     assert isinstance(built.body.norm, nn.Identity)

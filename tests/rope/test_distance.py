@@ -103,12 +103,12 @@ def test_a_transposed_grid_swaps_the_directions_of_lookhere():
 
 
 @pytest.mark.parametrize("name", DISTANCE_BIAS_TYPES)
-@pytest.mark.parametrize("num_prefix", [0, 2])
-def test_attention_is_what_its_definition_gives(name, num_prefix):
-    bias, places, (q, k, v) = make(name), grid_positions(H, W), qkv(num_prefix + H * W)
+@pytest.mark.parametrize("num_prefix_tokens", [0, 2])
+def test_attention_is_what_its_definition_gives(name, num_prefix_tokens):
+    bias, places, (q, k, v) = make(name), grid_positions(H, W), qkv(num_prefix_tokens + H * W)
     scores = q @ k.transpose(-1, -2) / math.sqrt(CHANNELS)
-    scores[:, :, num_prefix:, num_prefix:] += bias(places)
-    assert_close(bias(places, num_prefix, qkv=(q, k, v)), scores.softmax(-1) @ v, rtol=1e-4, atol=1e-5)
+    scores[:, :, num_prefix_tokens:, num_prefix_tokens:] += bias(places)
+    assert_close(bias(places, num_prefix_tokens, qkv=(q, k, v)), scores.softmax(-1) @ v, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DISTANCE_BIAS_TYPES)

@@ -34,7 +34,7 @@ def test_windows_that_do_not_tile_are_refused():
 
 
 def test_negative_prefixes_and_windows_are_refused():
-    with pytest.raises(ValueError, match="num_prefix=-1"):
+    with pytest.raises(ValueError, match="num_prefix_tokens=-1"):
         packed_positions([(2, 2)], -1)
     with pytest.raises(ValueError, match="windows of 0 x 2"):
         window_positions(4, 4, (0, 2))
@@ -57,13 +57,13 @@ def test_kept_tokens_are_turned_as_in_the_whole_image():
 
 
 def test_a_packed_batch_equals_each_image_alone():
-    sizes, num_prefix = [(2, 3), (4, 1), (1, 1)], 2
-    positions, image = packed_positions(sizes, num_prefix)
+    sizes, num_prefix_tokens = [(2, 3), (4, 1), (1, 1)], 2
+    positions, image = packed_positions(sizes, num_prefix_tokens)
     q, k = torch.randn(2, 1, 3, len(positions), 8)
     f = mixed_frequencies(8, 3)
     packed, _ = rotate(q, k, positions, f)
     for index, (h, w) in enumerate(sizes):
         own = image == index
-        alone, _ = rotate(q[:, :, own], k[:, :, own], grid_positions(h, w), f, num_prefix)
+        alone, _ = rotate(q[:, :, own], k[:, :, own], grid_positions(h, w), f, num_prefix_tokens)
         assert_close(packed[:, :, own], alone)
     assert packed_positions([])[0].shape == (0, 2)

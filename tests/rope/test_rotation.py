@@ -95,15 +95,15 @@ def test_position_zero_is_the_identity_bit_for_bit(dtype):
     assert torch.equal(turned[1], k)
 
 
-@pytest.mark.parametrize("num_prefix", [1, 3])
+@pytest.mark.parametrize("num_prefix_tokens", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_prefix_tokens_are_left_as_they_are_and_patches_do_not_notice_them(num_prefix, dtype):
-    q, k = queries_and_keys(num_prefix + 15, dtype=dtype)
+def test_prefix_tokens_are_left_as_they_are_and_patches_do_not_notice_them(num_prefix_tokens, dtype):
+    q, k = queries_and_keys(num_prefix_tokens + 15, dtype=dtype)
     positions, f = grid_positions(3, 5), frequencies("mixed")
-    turned, _ = rotate(q, k, positions, f, num_prefix)
-    patches, _ = rotate(q[:, :, num_prefix:], k[:, :, num_prefix:], positions, f)
-    assert torch.equal(turned[:, :, :num_prefix], q[:, :, :num_prefix])
-    assert torch.equal(turned[:, :, num_prefix:], patches)
+    turned, _ = rotate(q, k, positions, f, num_prefix_tokens)
+    patches, _ = rotate(q[:, :, num_prefix_tokens:], k[:, :, num_prefix_tokens:], positions, f)
+    assert torch.equal(turned[:, :, :num_prefix_tokens], q[:, :, :num_prefix_tokens])
+    assert torch.equal(turned[:, :, num_prefix_tokens:], patches)
 
 
 def test_each_image_may_have_its_own_positions():
@@ -205,7 +205,7 @@ def test_modules_equal_the_function():
     positions = grid_positions(3, 5)
     axial, mixed = AxialRope(16), MixedRope(16, 3)
     for rope, f in ((axial, axial.frequencies()), (mixed, mixed.freqs)):
-        expected = rotate(q, k, positions, f, num_prefix=1)
+        expected = rotate(q, k, positions, f, num_prefix_tokens=1)
         for got, want, whole in zip(rope(q, k, positions, 1), expected, (q, k), strict=True):
             assert torch.equal(got, want)
             assert torch.equal(apply_rotary(whole, rope.cos_sin(positions, 1)), want)
@@ -237,9 +237,9 @@ def test_rotation_compiles_into_one_graph_for_all_sizes():
         ({"positions": torch.zeros(2)}, "positions of shape"),
         ({"positions": torch.full((15, 2), math.nan)}, "not finite"),
         ({"positions": torch.full((15, 2), math.inf)}, "not finite"),
-        ({"positions": torch.zeros(14, 2)}, "15 tokens, 14 positions and num_prefix=0"),
-        ({"num_prefix": 1}, "15 tokens, 15 positions and num_prefix=1"),
-        ({"num_prefix": -1, "positions": torch.zeros(16, 2)}, "16 positions and num_prefix=-1"),
+        ({"positions": torch.zeros(14, 2)}, "15 tokens, 14 positions and num_prefix_tokens=0"),
+        ({"num_prefix_tokens": 1}, "15 tokens, 15 positions and num_prefix_tokens=1"),
+        ({"num_prefix_tokens": -1, "positions": torch.zeros(16, 2)}, "16 positions and num_prefix_tokens=-1"),
         ({"positions": torch.zeros(2, 3, 15, 2)}, "heads share positions"),
         ({"positions": torch.zeros(3, 15, 2)}, "heads share positions"),
         ({"positions": torch.zeros(15, 2, device="meta")}, "positions on meta .* move them to one device"),

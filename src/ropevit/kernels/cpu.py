@@ -6,13 +6,13 @@ from ropevit.kernels import native
 from ropevit.kernels.angles import QKVGradients, canonicalize, frequency_gradient, position_gradient
 
 
-def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> None:
+def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int) -> None:
     """Rotate q and k of a projection (B, N, 3, A, D) in place; arguments as in `rotate_qkv`."""
     if not qkv.numel():
         return
     parts = [part.transpose(1, 2) for part in qkv.unbind(2)]
     positions, frequencies = canonicalize(positions, frequencies)
-    arguments = native.make_arguments(parts[0], positions, frequencies, num_prefix)
+    arguments = native.make_arguments(parts[0], positions, frequencies, num_prefix_tokens)
     native.set_tensors(arguments.part, arguments.stride, parts)
     native.call("forward", qkv.dtype, arguments)
 
@@ -22,7 +22,7 @@ def backward(
     rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
-    num_prefix: int,
+    num_prefix_tokens: int,
     *,
     needs_positions_grad: bool,
 ) -> QKVGradients:
@@ -33,7 +33,7 @@ def backward(
         rotated: q and k after the rotation; empty if neither frequencies nor positions need a gradient.
         positions: As in `rotate_qkv`.
         frequencies: As in `rotate_qkv`.
-        num_prefix: As in `rotate_qkv`.
+        num_prefix_tokens: As in `rotate_qkv`.
         needs_positions_grad: Whether to compute the gradient of positions, too; it needs `rotated`.
     """
     gradients = [part if part.stride(-1) == 1 else part.contiguous() for part in gradients]
@@ -42,7 +42,7 @@ def backward(
     pos, freqs = canonicalize(positions, frequencies)
     grad_angle = freqs.new_zeros(pos.shape[0], pos.shape[1], *freqs.shape[1:]) if rotated else None
     if grad_qkv.numel():
-        arguments = native.make_arguments(gradients[0], pos, freqs, num_prefix)
+        arguments = native.make_arguments(gradients[0], pos, freqs, num_prefix_tokens)
         native.set_tensors(arguments.part, arguments.stride, gradients)
         native.set_tensors(arguments.rotated, arguments.rotated_stride, rotated)
         arguments.qkv_gradient = grad_qkv.data_ptr()

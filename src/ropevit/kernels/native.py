@@ -111,17 +111,17 @@ def call(direction: str, dtype: torch.dtype, arguments: RotateArgs) -> None:
         raise MemoryError("the C kernel could not allocate memory")
 
 
-def make_arguments(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> RotateArgs:
+def make_arguments(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int) -> RotateArgs:
     """Make the arguments of a call, without the tensors of `set_tensors`; they do not keep the tensors alive.
 
     Args:
         q: Queries (B, A, N, D).
-        positions: (B or 1, N - num_prefix, ndim), contiguous float32.
+        positions: (B or 1, N - num_prefix_tokens, ndim), contiguous float32.
         frequencies: (ndim, A or 1, P), contiguous float32.
-        num_prefix: Tokens in front that are not rotated.
+        num_prefix_tokens: Tokens in front that are not rotated.
     """
     images, heads, tokens, channels = q.shape
-    arguments = RotateArgs(images=images, tokens=tokens, heads=heads, channels=channels, prefix=num_prefix)
+    arguments = RotateArgs(images=images, tokens=tokens, heads=heads, channels=channels, prefix=num_prefix_tokens)
     (arguments.axes, arguments.frequency_heads), arguments.position_images = frequencies.shape[:2], positions.shape[0]
     arguments.positions, arguments.frequencies = positions.data_ptr(), frequencies.data_ptr()
     arguments.threads = torch.get_num_threads()

@@ -51,7 +51,7 @@ def rotate_qkv(
     qkv: Float[Tensor, "B N 3 A D"],
     positions: Float[Tensor, "*b n ndim"],
     frequencies: Float[Tensor, "ndim *a P"],
-    num_prefix: int = 0,
+    num_prefix_tokens: int = 0,
     *,
     inplace: bool = False,
     backend: str = "auto",
@@ -61,10 +61,10 @@ def rotate_qkv(
     >>> q, k, v = rotate_qkv(linear(x).unflatten(-1, (3, heads, -1)), positions, frequencies, 1, inplace=True)
 
     Args:
-        qkv: Projection of N = num_prefix + n tokens to queries, keys and values.
+        qkv: Projection of N = num_prefix_tokens + n tokens to queries, keys and values.
         positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
-        num_prefix: Class and register tokens in front, which are not rotated.
+        num_prefix_tokens: Class and register tokens in front, which are not rotated.
         inplace: Overwrite `qkv`, which must not be used otherwise: suits the output of a linear layer.
         backend: A name of BACKENDS, or "auto": C on a CPU; the reference for float64 (also of positions or
             frequencies), other devices, `torch.export`, `torch.func`, and if the C kernel cannot be built. "triton" has
@@ -82,18 +82,18 @@ def rotate_qkv(
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-    check_shapes(q, positions, frequencies, num_prefix)
+    check_shapes(q, positions, frequencies, num_prefix_tokens)
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
-        cos_sin = rotary_cos_sin(positions, frequencies, num_prefix)
+        cos_sin = rotary_cos_sin(positions, frequencies, num_prefix_tokens)
         return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin), v
     if inplace and qkv.is_leaf and qkv.requires_grad:
         raise ValueError(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    return RotateFunction.apply(fresh, positions, frequencies, num_prefix, name)
+    return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
 
 
 def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
@@ -172,9 +172,9 @@ def _load_backend(backend: str) -> Any:
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
-def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
+def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
     """Rotate q and k in place."""
-    _load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix)
+    _load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix_tokens)
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
@@ -183,14 +183,14 @@ def backward_op(
     rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
-    num_prefix: int,
+    num_prefix_tokens: int,
     backend: str,
     *,
     needs_positions_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the projection, the frequencies and the positions; the last two may be empty."""
     gradients_found = _load_backend(backend).backward(
-        gradients, rotated, positions, frequencies, num_prefix, needs_positions_grad=needs_positions_grad
+        gradients, rotated, positions, frequencies, num_prefix_tokens, needs_positions_grad=needs_positions_grad
     )
     grad_qkv, grad_frequencies, grad_positions = (
         positions.new_empty(0) if gradient is None else gradient for gradient in gradients_found
@@ -204,13 +204,13 @@ def fake_backward(
     rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
-    num_prefix: int,
+    num_prefix_tokens: int,
     backend: str,
     *,
     needs_positions_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the shapes of `backward_op`."""
-    del num_prefix, backend
+    del num_prefix_tokens, backend
     images, heads, tokens, channels = gradients[0].shape
     grad_qkv = gradients[0].new_empty(images, tokens, 3, heads, channels)
     none = positions.new_empty(0)
@@ -239,14 +239,14 @@ class RotateFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str
+        ctx: Any, qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotate q and k, and split the projection."""
-        rotate_op(qkv, positions, frequencies, num_prefix, backend)
+        rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
         q, k, v = (part.transpose(1, 2) for part in qkv.detach().unbind(2))
         angles = positions.requires_grad or frequencies.requires_grad
         ctx.save_for_backward(positions, frequencies, *((q, k) if angles else ()))
-        ctx.num_prefix, ctx.backend = num_prefix, backend
+        ctx.num_prefix_tokens, ctx.backend = num_prefix_tokens, backend
         return q, k, v
 
     @staticmethod
@@ -255,20 +255,20 @@ class RotateFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         """Rotate the gradients by the negative angles and concatenate them."""
         positions, frequencies, *rotated = ctx.saved_tensors
-        needs_positions_grad, of_frequencies = ctx.needs_input_grad[1:3]
+        positions_needed, frequencies_needed = ctx.needs_input_grad[1:3]
         grad_qkv, grad_frequencies, grad_positions = backward_op(
             list(gradients),
             rotated,
             positions,
             frequencies,
-            ctx.num_prefix,
+            ctx.num_prefix_tokens,
             ctx.backend,
-            needs_positions_grad=needs_positions_grad,
+            needs_positions_grad=positions_needed,
         )
         return (
             grad_qkv,
-            grad_positions if needs_positions_grad else None,
-            grad_frequencies if of_frequencies else None,
+            grad_positions if positions_needed else None,
+            grad_frequencies if frequencies_needed else None,
             None,
             None,
         )

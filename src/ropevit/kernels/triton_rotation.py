@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ropevit.arithmetic import ceil_div
 from ropevit.kernels.angles import QKVGradients, canonicalize
 
 #: Bytes of q per program and step: 16 for each of its 128 threads.
@@ -61,17 +62,12 @@ def plan_rotation(images: int, tokens: int, width: int, size: int) -> RotationLa
     factor = width & -width  # the largest power of two that divides the row
     block_c = min(max(factor, 64), 256, 1 << (width - 1).bit_length())
     block_n = TILE // (size * block_c)
-    across, blocks = divide(width, block_c), divide(tokens, block_n)
+    across, blocks = ceil_div(width, block_c), ceil_div(tokens, block_n)
     steps = (
-        1 << (divide(across * blocks, PROGRAMS) - 1).bit_length()
+        1 << (ceil_div(across * blocks, PROGRAMS) - 1).bit_length()
     )  # a power of two: each value compiles another kernel
-    chunk = divide(images, max(1, PROGRAMS // (across * blocks)))
-    return RotationLaunch(across, divide(blocks, steps), divide(images, chunk), chunk, steps, block_n, block_c)
-
-
-def divide(whole: int, size: int) -> int:
-    """Divide and round up."""
-    return -(-whole // size)
+    chunk = ceil_div(images, max(1, PROGRAMS // (across * blocks)))
+    return RotationLaunch(across, ceil_div(blocks, steps), ceil_div(images, chunk), chunk, steps, block_n, block_c)
 
 
 def launch(
@@ -107,16 +103,16 @@ def launch(
         )
 
 
-def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> None:
+def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int) -> None:
     """Rotate q and k of a projection (B, N, 3, A, D) in place; arguments as in `rotate_qkv`."""
     images, tokens, _, heads, channels = qkv.shape
-    if not qkv.numel() or tokens == num_prefix:
+    if not qkv.numel() or tokens == num_prefix_tokens:
         return
     pos, freqs = canonicalize(positions, frequencies)
-    plan = plan_rotation(images, tokens - num_prefix, heads * channels, qkv.element_size())
+    plan = plan_rotation(images, tokens - num_prefix_tokens, heads * channels, qkv.element_size())
     plan = plan._replace(along=plan.along * plan.steps, steps=1)  # no sums, so no bound on programs
     shape = (images, heads, tokens, channels)
-    launch(forward_kernel, plan, shape, pos, freqs, qkv=qkv, prefix=num_prefix)
+    launch(forward_kernel, plan, shape, pos, freqs, qkv=qkv, prefix=num_prefix_tokens)
 
 
 def backward(
@@ -124,7 +120,7 @@ def backward(
     rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
-    num_prefix: int,
+    num_prefix_tokens: int,
     *,
     needs_positions_grad: bool,
 ) -> QKVGradients:
@@ -147,7 +143,7 @@ def backward(
     position_sums = pos.new_empty(plan.across, images, *pos.shape[1:]) if rotated and needs_positions_grad else None
     inputs = _with_strides([*gradients, *rotated])
     outputs = {"grad_qkv": grad_qkv, "sums": sums, "position_sums": position_sums}
-    launch(backward_kernel, plan, shape, pos, freqs, prefix=num_prefix, steps=plan.steps, **outputs, **inputs)
+    launch(backward_kernel, plan, shape, pos, freqs, prefix=num_prefix_tokens, steps=plan.steps, **outputs, **inputs)
     return QKVGradients(grad_qkv, frequency_sum(sums, frequencies), _position_sum(position_sums, positions))
 
 
@@ -253,7 +249,7 @@ def store_pairs(pointers, first, second, mask):
 
 @triton.jit
 @no_type_check
-def locate(part, image, rows, columns, channels: tl.constexpr, unit: tl.constexpr):
+def block_pointers(part, image, rows, columns, channels: tl.constexpr, unit: tl.constexpr):
     """Return pointers to a block of a tensor (B, A, N, D) with contiguous channels, given with its strides."""
     of_head, of_token = (columns // channels).to(tl.int64) * part[2], rows * part[3]
     start = part[0] + image * part[1] * unit
@@ -313,11 +309,11 @@ def backward_kernel(
             if per_image:
                 x, y, z = load_positions(positions, image, rows, tokens, prefix, axes)
                 c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
-            q0, q1 = load_pairs(locate(parts[0], image, rows, columns, channels, unit), mask)
-            k0, k1 = load_pairs(locate(parts[1], image, rows, columns, channels, unit), mask)
+            q0, q1 = load_pairs(block_pointers(parts[0], image, rows, columns, channels, unit), mask)
+            k0, k1 = load_pairs(block_pointers(parts[1], image, rows, columns, channels, unit), mask)
             if sums is not None:
-                slope = cross(parts[3], q0, q1, image, rows, columns, mask, channels, unit)
-                slope += cross(parts[4], k0, k1, image, rows, columns, mask, channels, unit)
+                slope = angle_gradient(parts[3], q0, q1, image, rows, columns, mask, channels, unit)
+                slope += angle_gradient(parts[4], k0, k1, image, rows, columns, mask, channels, unit)
                 sum_x, sum_y, sum_z = sum_x + slope * x[:, None], sum_y + slope * y[:, None], sum_z + slope * z[:, None]
                 if position_sums is not None:
                     row_of_sums = (tl.program_id(0) % across * images + image) * (tokens - prefix) + rows - prefix
@@ -327,7 +323,7 @@ def backward_kernel(
             to = grad_qkv + image * tokens * 3 * width + rows[:, None] * 3 * width + columns[None, :]
             store_pairs(to, q0 * c + q1 * s, q1 * c - q0 * s, mask)
             store_pairs(to + width, k0 * c + k1 * s, k1 * c - k0 * s, mask)
-            v = tl.load(locate(parts[2], image, rows, columns, channels, unit), mask, 0.0)
+            v = tl.load(block_pointers(parts[2], image, rows, columns, channels, unit), mask, 0.0)
             tl.store(to + 2 * width, v, mask)
     if sums is not None:
         row = tl.program_id(1) * (tl.num_programs(0) // across) + tl.program_id(0) // across
@@ -337,9 +333,9 @@ def backward_kernel(
 
 @triton.jit
 @no_type_check
-def cross(part, first, second, image, rows, columns, mask, channels: tl.constexpr, unit: tl.constexpr):
+def angle_gradient(part, first, second, image, rows, columns, mask, channels: tl.constexpr, unit: tl.constexpr):
     """Compute the gradient of the angles of q or k: g1 y0 - g0 y1, with g the gradient of the rotated y."""
-    y0, y1 = load_pairs(locate(part, image, rows, columns, channels, unit), mask)
+    y0, y1 = load_pairs(block_pointers(part, image, rows, columns, channels, unit), mask)
     return second * y0 - first * y1
 
 

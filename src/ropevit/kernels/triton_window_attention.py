@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ropevit.arithmetic import ceil_div
 from ropevit.kernels.rotation import interpreted
-from ropevit.kernels.triton_rotation import cos_sin, divide, frequency_sum, load_pairs, store_pairs
+from ropevit.kernels.triton_rotation import cos_sin, frequency_sum, load_pairs, store_pairs
 
 #: Upper bound in bytes of the partial sums of the bias gradient, unless those of one chunk are larger.
 SUMS = 2**24
@@ -80,8 +81,8 @@ def backward(
     window: int,
     shift: list[int],
     *,
-    of_frequencies: bool,
-    of_bias: bool,
+    needs_frequencies_grad: bool,
+    needs_bias_grad: bool,
 ) -> WindowGradients:
     """Compute the gradients of the projection, and of frequencies and bias if requested.
 
@@ -92,19 +93,19 @@ def backward(
         bias: As in `forward`.
         window: As in `forward`.
         shift: As in `forward`.
-        of_frequencies: Whether to compute the gradient of the frequencies, too.
-        of_bias: Whether to compute the gradient of the bias, too.
+        needs_frequencies_grad: Whether to compute the gradient of the frequencies, too.
+        needs_bias_grad: Whether to compute the gradient of the bias, too.
     """
     heads, channels = qkv.shape[4:]
     count, grad_qkv = _count_windows(qkv, window), torch.empty_like(qkv)
-    sums = qkv.new_empty(count, 2, heads, channels // 2, dtype=torch.float32) if of_frequencies else None
+    sums = qkv.new_empty(count, 2, heads, channels // 2, dtype=torch.float32) if needs_frequencies_grad else None
     given = qkv, frequencies, bias, window, shift
     launch(backward_kernel, *given, gradient=gradient, grad_qkv=grad_qkv, sums=sums)
     grad_frequencies = None if frequencies is None else frequency_sum(sums, frequencies)
-    if bias is None or not of_bias:
+    if bias is None or not needs_bias_grad:
         return WindowGradients(grad_qkv, grad_frequencies, None)
-    chunk = max(1, divide(count, max(1, SUMS // (4 * bias.numel()))))
-    bias_sums = bias.new_empty(divide(count, chunk), *bias.shape, dtype=torch.float32)
+    chunk = max(1, ceil_div(count, max(1, SUMS // (4 * bias.numel()))))
+    bias_sums = bias.new_empty(ceil_div(count, chunk), *bias.shape, dtype=torch.float32)
     launch(bias_kernel, *given, gradient=gradient, sums=bias_sums, count=count, chunk=chunk)
     return WindowGradients(grad_qkv, grad_frequencies, bias_sums.sum(0).to(bias.dtype))
 
@@ -112,7 +113,7 @@ def backward(
 def _count_windows(qkv: Tensor, window: int) -> int:
     """Count the windows of all images of a projection (B, h, w, 3, A, D)."""
     images, h, w = qkv.shape[:3]
-    return images * divide(h, window) * divide(w, window)
+    return images * ceil_div(h, window) * ceil_div(w, window)
 
 
 def launch(
@@ -132,7 +133,7 @@ def launch(
     parts, sums_bias = _count_windows(qkv, window), "chunk" in arguments
     plan = plan_windows(window, channels, qkv.element_size(), few=sums_bias)
     if sums_bias:
-        parts = divide(parts, arguments["chunk"]) * (plan.block_n // plan.block_m)
+        parts = ceil_div(parts, arguments["chunk"]) * (plan.block_n // plan.block_m)
     with torch.cuda.device_of(qkv):
         kernel[(parts * heads,)](
             qkv=qkv,
@@ -155,7 +156,7 @@ def launch(
 
 @triton.jit
 @no_type_check
-def product(a, b):
+def matmul(a, b):
     """Multiply matrices of one dtype with float32 accumulation, without TF32."""
     if _WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -164,7 +165,7 @@ def product(a, b):
 
 @triton.jit
 @no_type_check
-def find(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.constexpr):
+def locate_tokens(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.constexpr):
     """Locate tokens of a window: index in the maps of all images, region of the window, and x and y in the window.
 
     Tokens attend to those of their own region. Padding is region -1: it attends to itself, so that no softmax is empty.
@@ -185,7 +186,7 @@ def find(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.c
 
 @triton.jit
 @no_type_check
-def point(tensor, rows, width, head, columns, channels: tl.constexpr):
+def head_pointers(tensor, rows, width, head, columns, channels: tl.constexpr):
     """Return pointers to the channels of a head in rows of a width."""
     return tensor + (rows * width + head * channels)[:, None] + columns[None, :]
 
@@ -206,7 +207,7 @@ def load_rotated(pointers, mask, x, y, fx, fy, rotated: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def point_bias(bias, row, first, like, n: tl.constexpr):
+def bias_pointers(bias, row, first, like, n: tl.constexpr):
     """Return pointers to a block of the bias (n queries, n keys), and a mask of those inside it."""
     queries, keys = first + tl.arange(0, like.shape[0]), tl.arange(0, like.shape[1])
     return bias + (row * n + queries[:, None]) * n + keys[None, :], (queries < n)[:, None] & (keys < n)[None, :]
@@ -214,22 +215,22 @@ def point_bias(bias, row, first, like, n: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def attend(q, k, of_q, of_k, bias, head, first, scale, n: tl.constexpr):
+def attention_weights(q, k, region_q, region_k, bias, head, first, scale, n: tl.constexpr):
     """Compute the attention weights of queries over all keys of their window."""
-    scores = product(q, tl.trans(k)) * scale
+    scores = matmul(q, tl.trans(k)) * scale
     if bias is not None:
-        pointers, mask = point_bias(bias, head, first, scores, n)
+        pointers, mask = bias_pointers(bias, head, first, scores, n)
         scores += tl.load(pointers, mask, 0.0).to(tl.float32)
-    scores = tl.where(of_q[:, None] == of_k[None, :], scores, float("-inf"))
+    scores = tl.where(region_q[:, None] == region_k[None, :], scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
 
 
 @triton.jit
 @no_type_check
-def slope_of(weights, g, v):
+def logits_gradient(weights, g, v):
     """Compute the gradient of the logits; all weights of a query are in registers, so the output is not needed."""
-    slope = product(g, tl.trans(v)) * weights
+    slope = matmul(g, tl.trans(v)) * weights
     return slope - weights * tl.sum(slope, 1)[:, None]
 
 
@@ -272,17 +273,17 @@ def forward_kernel(
     width, columns = heads * channels, tl.arange(0, block_d)
     rotated: tl.constexpr = frequencies is not None  # on its own line: Triton treats no value of a tuple as constexpr
     _pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
-    index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
-    mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-    start = point(qkv, index_k, 3 * width, head, columns, channels) + width
+    index_k, region_k, x_k, y_k = locate_tokens(index, 0, h, w, shift_y, shift_x, window, block_n)
+    mask_k = (region_k >= 0)[:, None] & (columns < channels)[None, :]
+    start = head_pointers(qkv, index_k, 3 * width, head, columns, channels) + width
     k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, rotated), tl.load(start + width, mask_k, 0.0)
     for first in tl.range(0, block_n, block_m):
-        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
-        mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
-        weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
-        attended = product(weights.to(v.dtype), v)
-        tl.store(point(out, index_q, width, head, columns, channels), attended.to(v.dtype), mask)
+        index_q, region_q, x, y = locate_tokens(index, first, h, w, shift_y, shift_x, window, block_m)
+        mask = (region_q >= 0)[:, None] & (columns < channels)[None, :]
+        q = load_rotated(head_pointers(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
+        weights = attention_weights(q, k, region_q, region_k, bias, head, first, scale, window * window)
+        attended = matmul(weights.to(v.dtype), v)
+        tl.store(head_pointers(out, index_q, width, head, columns, channels), attended.to(v.dtype), mask)
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
@@ -297,24 +298,24 @@ def backward_kernel(
     rotated: tl.constexpr = frequencies is not None
     pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     sum_x, sum_y = tl.zeros((block_d // 2,), tl.float32), tl.zeros((block_d // 2,), tl.float32)
-    index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
-    mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-    start = point(qkv, index_k, 3 * width, head, columns, channels) + width
+    index_k, region_k, x_k, y_k = locate_tokens(index, 0, h, w, shift_y, shift_x, window, block_n)
+    mask_k = (region_k >= 0)[:, None] & (columns < channels)[None, :]
+    start = head_pointers(qkv, index_k, 3 * width, head, columns, channels) + width
     k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, rotated), tl.load(start + width, mask_k, 0.0)
     dk, dv = tl.zeros((block_n, block_d), tl.float32), tl.zeros((block_n, block_d), tl.float32)
     for first in tl.range(0, block_n, block_m):
-        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
-        mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
-        g = tl.load(point(gradient, index_q, width, head, columns, channels), mask, 0.0)
-        weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
-        dv += product(tl.trans(weights.to(v.dtype)), g)
-        slope = (slope_of(weights, g, v) * scale).to(q.dtype)
-        dk += product(tl.trans(slope), q)
-        to = point(grad_qkv, index_q, 3 * width, head, columns, channels)
-        more_x, more_y = store_unrotated(to, mask, product(slope, k), q, x, y, fx, fy, rotated)
+        index_q, region_q, x, y = locate_tokens(index, first, h, w, shift_y, shift_x, window, block_m)
+        mask = (region_q >= 0)[:, None] & (columns < channels)[None, :]
+        q = load_rotated(head_pointers(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
+        g = tl.load(head_pointers(gradient, index_q, width, head, columns, channels), mask, 0.0)
+        weights = attention_weights(q, k, region_q, region_k, bias, head, first, scale, window * window)
+        dv += matmul(tl.trans(weights.to(v.dtype)), g)
+        slope = (logits_gradient(weights, g, v) * scale).to(q.dtype)
+        dk += matmul(tl.trans(slope), q)
+        to = head_pointers(grad_qkv, index_q, 3 * width, head, columns, channels)
+        more_x, more_y = store_unrotated(to, mask, matmul(slope, k), q, x, y, fx, fy, rotated)
         sum_x, sum_y = sum_x + more_x, sum_y + more_y
-    to_k = point(grad_qkv, index_k, 3 * width, head, columns, channels) + width
+    to_k = head_pointers(grad_qkv, index_k, 3 * width, head, columns, channels) + width
     tl.store(to_k + width, dv.to(v.dtype), mask_k)
     more_x, more_y = store_unrotated(to_k, mask_k, dk, k, x_k, y_k, fx, fy, rotated)
     if sums is not None:
@@ -339,14 +340,15 @@ def bias_kernel(
     first, start = block * block_m, part * chunk
     total = tl.zeros((block_m, block_n), tl.float32)
     for index in tl.range(start, tl.minimum(start + chunk, count)):
-        index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
-        mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-        keys = point(qkv, index_k, 3 * width, head, columns, channels) + width
+        index_k, region_k, x_k, y_k = locate_tokens(index, 0, h, w, shift_y, shift_x, window, block_n)
+        mask_k = (region_k >= 0)[:, None] & (columns < channels)[None, :]
+        keys = head_pointers(qkv, index_k, 3 * width, head, columns, channels) + width
         k, v = load_rotated(keys, mask_k, x_k, y_k, fx, fy, rotated), tl.load(keys + width, mask_k, 0.0)
-        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
-        mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
-        g = tl.load(point(gradient, index_q, width, head, columns, channels), mask, 0.0)
-        total += slope_of(attend(q, k, of_q, of_k, bias, head, first, scale, window * window), g, v)
-    own, inside = point_bias(sums, part.to(tl.int64) * heads + head, first, total, window * window)
+        index_q, region_q, x, y = locate_tokens(index, first, h, w, shift_y, shift_x, window, block_m)
+        mask = (region_q >= 0)[:, None] & (columns < channels)[None, :]
+        q = load_rotated(head_pointers(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
+        g = tl.load(head_pointers(gradient, index_q, width, head, columns, channels), mask, 0.0)
+        weights = attention_weights(q, k, region_q, region_k, bias, head, first, scale, window * window)
+        total += logits_gradient(weights, g, v)
+    own, inside = bias_pointers(sums, part.to(tl.int64) * heads + head, first, total, window * window)
     tl.store(own, total, inside)

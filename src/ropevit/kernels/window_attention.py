@@ -143,11 +143,11 @@ def backward_op(
     window: int,
     shift: list[int],
     *,
-    of_frequencies: bool,
-    of_bias: bool,
+    needs_frequencies_grad: bool,
+    needs_bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of projection, frequencies and bias; the last two are empty unless requested."""
-    requested = {"of_frequencies": of_frequencies, "of_bias": of_bias}
+    requested = {"needs_frequencies_grad": needs_frequencies_grad, "needs_bias_grad": needs_bias_grad}
     found = _backend_module().backward(
         gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **requested
     )
@@ -164,14 +164,17 @@ def fake_backward(
     window: int,
     shift: list[int],
     *,
-    of_frequencies: bool,
-    of_bias: bool,
+    needs_frequencies_grad: bool,
+    needs_bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the shapes of `backward_op`."""
     del window, shift
     none = gradient.new_empty(0)
-    grad_frequencies = none if frequencies is None or not of_frequencies else frequencies.new_empty(frequencies.shape)
-    grad_bias = none.clone() if bias is None or not of_bias else bias.new_empty(bias.shape)
+    grad_frequencies, grad_bias = none, none.clone()
+    if needs_frequencies_grad and frequencies is not None:
+        grad_frequencies = frequencies.new_empty(frequencies.shape)
+    if needs_bias_grad and bias is not None:
+        grad_bias = bias.new_empty(bias.shape)
     return qkv.new_empty(qkv.shape), grad_frequencies, grad_bias
 
 
@@ -187,11 +190,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Recompute attention, and compute the requested gradients."""
-    _, of_frequencies, of_bias = ctx.needs_input_grad[:3]
-    grad_qkv, grad_frequencies, grad_bias = backward_op(
-        gradient, *ctx.saved_tensors, ctx.window, ctx.shift, of_frequencies=of_frequencies, of_bias=of_bias
-    )
-    return grad_qkv, grad_frequencies if of_frequencies else None, grad_bias if of_bias else None, None, None
+    _, frequencies_needed, bias_needed = ctx.needs_input_grad[:3]
+    requested = {"needs_frequencies_grad": frequencies_needed, "needs_bias_grad": bias_needed}
+    found = backward_op(gradient, *ctx.saved_tensors, ctx.window, ctx.shift, **requested)
+    grad_qkv, grad_frequencies, grad_bias = found
+    return grad_qkv, grad_frequencies if frequencies_needed else None, grad_bias if bias_needed else None, None, None
 
 
 attention_op.register_autograd(backward, setup_context=_setup_context)

@@ -76,23 +76,23 @@ class Attention(nn.Module):
         """
         patch_positions = positions
         frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
-        num_prefix = x.shape[1] - positions.shape[-2]
+        num_prefix_tokens = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
             positions, frequencies, attention_factor = self.scaling(positions, frequencies, jitter)
         if self.relative is None:
             how = {"backend": self.backend, "attention_factor": attention_factor}
-            q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, **how)
+            q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix_tokens, **how)
             add = mask
         else:
             assert grid is not None
             qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
             bias = self.relative(qkv[:, :, 0].transpose(1, 2), *grid)
             add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
-            q, k, v = split(qkv, positions, frequencies, num_prefix, backend=self.backend)
+            q, k, v = split(qkv, positions, frequencies, num_prefix_tokens, backend=self.backend)
         if self.distance is None:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
         else:
-            x = self.distance(patch_positions, num_prefix, qkv=(q, k, v), patches=patches, mask=mask)
+            x = self.distance(patch_positions, num_prefix_tokens, qkv=(q, k, v), patches=patches, mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -131,14 +131,14 @@ def project(
     heads: int,
     positions: Float[Tensor, "*b N ndim"],
     frequencies: Float[Tensor, "ndim *a P"] | None,
-    num_prefix: int = 0,
+    num_prefix_tokens: int = 0,
     *,
     backend: str = "auto",
     attention_factor: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Project tokens to queries, keys and values, and rotate queries and keys by position."""
     projected = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
-    return split(projected, positions, frequencies, num_prefix, inplace=_allows_inplace(qkv), backend=backend)
+    return split(projected, positions, frequencies, num_prefix_tokens, inplace=_allows_inplace(qkv), backend=backend)
 
 
 def _allows_inplace(layer: nn.Module) -> bool:
@@ -154,7 +154,7 @@ def split(
     qkv: Float[Tensor, "B n 3 A D"],
     positions: Float[Tensor, "*b N ndim"],
     frequencies: Float[Tensor, "ndim *a P"] | None,
-    num_prefix: int = 0,
+    num_prefix_tokens: int = 0,
     *,
     inplace: bool = False,
     backend: str = "auto",
@@ -163,7 +163,7 @@ def split(
     if frequencies is None:
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         return q, k, v
-    return rotate_qkv(qkv, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
+    return rotate_qkv(qkv, positions, frequencies, num_prefix_tokens, inplace=inplace, backend=backend)
 
 
 def scale_queries(

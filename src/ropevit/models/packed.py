@@ -73,7 +73,7 @@ class PackedBatch(NamedTuple):
 def pack(
     images: Sequence[Float[Tensor, "c _ _"]],
     patch_size: int,
-    num_prefix: int = 1,
+    num_prefix_tokens: int = 1,
     keep: Sequence[Int[Tensor, "_"]] | None = None,
     row_tokens: int | None = None,
 ) -> PackedBatch:
@@ -84,7 +84,7 @@ def pack(
     Args:
         images: Images (c, H, W), each tiled by the patches.
         patch_size: Side of a patch in pixels.
-        num_prefix: Class and register tokens of the model: `model.num_prefix`.
+        num_prefix_tokens: Class and register tokens of the model: `model.num_prefix_tokens`.
         keep: Row-major indices of the patches that each image keeps (token dropping), as from `random_patches`; None
             keeps all.
         row_tokens: Length of the rows, in tokens; None for the cheapest of one to four times the longest image.
@@ -99,7 +99,9 @@ def pack(
     if keep is not None and len(keep) != len(images):
         raise ValueError(f"got kept patches of {len(keep)} images for {len(images)} images; give those of each")
     kept = [None] * len(images) if keep is None else keep
-    tokens = [_tokens_of(image, patch_size, num_prefix, chosen) for image, chosen in zip(images, kept, strict=True)]
+    tokens = [
+        _tokens_of(image, patch_size, num_prefix_tokens, chosen) for image, chosen in zip(images, kept, strict=True)
+    ]
     lengths = [len(own.prefix) for own in tokens]
     length = cheapest_row(lengths) if row_tokens is None else row_tokens
     if max(lengths) > length:
@@ -117,7 +119,7 @@ class Tokens(NamedTuple):
 
 
 def _tokens_of(
-    image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None
+    image: Float[Tensor, "c H W"], patch_size: int, num_prefix_tokens: int, keep: Int[Tensor, "m"] | None
 ) -> Tokens:
     """Split one image into the patches that it keeps, with space for its prefix tokens in front."""
     check_floats(image)
@@ -129,10 +131,10 @@ def _tokens_of(
         if len(keep) == 0 or keep.min() < 0 or keep.max() >= h * w:
             raise ValueError(f"got kept patches {keep.tolist()}; expected at least one, each from 0 to {h * w - 1}")
         patches, positions = patches[keep], positions[keep]
-    front = (0, 0, num_prefix, 0)
-    grids = torch.tensor([float(w), float(h)], device=image.device).expand(num_prefix + len(patches), 2)
-    prefix = torch.arange(-num_prefix, len(patches), device=image.device).clamp(max=0)
-    prefix = torch.where(prefix < 0, prefix + num_prefix, -1)
+    front = (0, 0, num_prefix_tokens, 0)
+    grids = torch.tensor([float(w), float(h)], device=image.device).expand(num_prefix_tokens + len(patches), 2)
+    prefix = torch.arange(-num_prefix_tokens, len(patches), device=image.device).clamp(max=0)
+    prefix = torch.where(prefix < 0, prefix + num_prefix_tokens, -1)
     return Tokens(F.pad(patches, front), F.pad(positions, front), grids, prefix)
 
 

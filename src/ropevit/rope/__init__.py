@@ -1,6 +1,6 @@
 """Rotary position embedding: the maths, on torch alone.
 
->>> q, k = rotate(q, k, grid_positions(h, w), axial_frequencies(64), num_prefix=1)
+>>> q, k = rotate(q, k, grid_positions(h, w), axial_frequencies(64), num_prefix_tokens=1)
 """
 
 from ropevit.rope.biases import DistanceBias

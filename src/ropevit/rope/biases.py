@@ -48,19 +48,19 @@ class DistanceBias(nn.Module):
         self,
         qkv: QKV,
         positions: Float[Tensor, "*B N ndim"],
-        num_prefix: int = 0,
+        num_prefix_tokens: int = 0,
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B A n D"]:
         """Compute attention with the bias as a matrix; arguments as in `forward`."""
-        bias = self.matrix(positions, num_prefix, patches, mask)
+        bias = self.matrix(positions, num_prefix_tokens, patches, mask)
         bias = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         return F.scaled_dot_product_attention(*qkv, attn_mask=bias.to(qkv[0].dtype))
 
     def matrix(
         self,
         positions: Float[Tensor, "*B N ndim"],
-        num_prefix: int = 0,
+        num_prefix_tokens: int = 0,
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "b A n n"]:
@@ -71,13 +71,13 @@ class DistanceBias(nn.Module):
         bias = self.bias(positions, visible)
         if patches is not None:
             bias = bias.masked_fill(~(patches.unsqueeze(-1) & patches.unsqueeze(-2)).unsqueeze(-3), 0)
-        bias = F.pad(bias, (num_prefix, 0, num_prefix, 0))
+        bias = F.pad(bias, (num_prefix_tokens, 0, num_prefix_tokens, 0))
         return bias if bias.ndim == 4 else bias.unsqueeze(0)
 
     def forward(
         self,
         positions: Float[Tensor, "*B N ndim"],
-        num_prefix: int = 0,
+        num_prefix_tokens: int = 0,
         *,
         qkv: QKV | None = None,
         patches: Bool[Tensor, "*B N"] | None = None,
@@ -86,15 +86,15 @@ class DistanceBias(nn.Module):
         """Compute attention (B, A, n, D) with the bias on the logits, or the bias (b, A, n, n) alone.
 
         Args:
-            positions: Positions of the last N of the n = num_prefix + N tokens, in patches, x first.
-            num_prefix: Class and register tokens in front.
+            positions: Positions of the last N of the n = num_prefix_tokens + N tokens, in patches, x first.
+            num_prefix_tokens: Class and register tokens in front.
             qkv: Queries, keys and values; None for the bias alone.
             patches: In packed batches, False for class and register tokens among the N; None if all are patches.
             mask: True where a query may attend to a key; None for everywhere.
         """
         if qkv is None:
-            return self.matrix(positions, num_prefix, patches, mask)
-        return self.attend(qkv, positions, num_prefix, patches, mask)
+            return self.matrix(positions, num_prefix_tokens, patches, mask)
+        return self.attend(qkv, positions, num_prefix_tokens, patches, mask)
 
     def reset_parameters(self) -> None:
         """Initialize the parameters, if any."""
@@ -187,7 +187,7 @@ class GaussianDecay(LearnedSlopes):
         self,
         qkv: QKV,
         positions: Float[Tensor, "*B N ndim"],
-        num_prefix: int = 0,
+        num_prefix_tokens: int = 0,
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B A n D"]:
@@ -197,7 +197,7 @@ class GaussianDecay(LearnedSlopes):
         extra = squared_distance_channels(positions, self.slopes, scale, q.dtype)
         if patches is not None:
             extra = tuple(channels * patches[..., None, :, None] for channels in extra)
-        extra = [F.pad(channels, (0, 0, num_prefix, 0)).expand(*q.shape[:-1], -1) for channels in extra]
+        extra = [F.pad(channels, (0, 0, num_prefix_tokens, 0)).expand(*q.shape[:-1], -1) for channels in extra]
         q, k = (torch.cat(pair, dim=-1) for pair in zip((q, k), extra, strict=True))
         padded = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
         return F.scaled_dot_product_attention(q, k, padded, attn_mask=mask, scale=scale)[..., : v.shape[-1]]

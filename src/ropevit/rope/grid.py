@@ -86,13 +86,13 @@ def kept_positions(positions: Float[Tensor, "N ndim"], keep: Int[Tensor, "*B M"]
 
 
 def packed_positions(
-    sizes: Sequence[tuple[int, int]], num_prefix: int = 0, device: Device = None
+    sizes: Sequence[tuple[int, int]], num_prefix_tokens: int = 0, device: Device = None
 ) -> tuple[Float[Tensor, "N 2"], Int[Tensor, "N"]]:
     """Concatenate the positions of images of different sizes into one sequence.
 
     Args:
         sizes: (h, w) of each image, in tokens.
-        num_prefix: Class and register tokens in front of each image, at the origin and thus not rotated.
+        num_prefix_tokens: Class and register tokens in front of each image, at the origin and thus not rotated.
         device: Device of the result.
 
     Returns:
@@ -100,11 +100,11 @@ def packed_positions(
         from.
 
     Raises:
-        ValueError: If `num_prefix` or a size is negative.
+        ValueError: If `num_prefix_tokens` or a size is negative.
     """
-    if num_prefix < 0:
-        raise ValueError(f"got num_prefix={num_prefix}; expected 0 or more")
-    prefix = torch.zeros(num_prefix, 2, device=device)
+    if num_prefix_tokens < 0:
+        raise ValueError(f"got num_prefix_tokens={num_prefix_tokens}; expected 0 or more")
+    prefix = torch.zeros(num_prefix_tokens, 2, device=device)
     positions = [torch.cat((prefix, grid_positions(h, w, device=device))) for h, w in sizes]
     image = [torch.full((len(tokens),), index, device=device) for index, tokens in enumerate(positions)]
     if not positions:

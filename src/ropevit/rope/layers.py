@@ -23,24 +23,24 @@ class Rope(nn.Module):
         """Compute the frequencies, in radians per patch; fixed ones on `device`, learned ones on their own device."""
         raise NotImplementedError
 
-    def cos_sin(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> CosSin:
-        """Compute the cosines and sines for a layer, (A or 1, num_prefix + N, P) for each set of positions."""
-        return rotary_cos_sin(positions, self(positions=positions), num_prefix)
+    def cos_sin(self, positions: Float[Tensor, "*B N ndim"], num_prefix_tokens: int = 0) -> CosSin:
+        """Compute the cosines and sines for a layer, (A or 1, num_prefix_tokens + N, P) for each set of positions."""
+        return rotary_cos_sin(positions, self(positions=positions), num_prefix_tokens)
 
     def forward(
         self,
         q: Tensor | None = None,
         k: Tensor | None = None,
         positions: Float[Tensor, "*B N ndim"] | None = None,
-        num_prefix: int = 0,
+        num_prefix_tokens: int = 0,
     ) -> tuple[Tensor, Tensor] | Tensor:
-        """Rotate queries and keys (B, A, num_prefix + N, D) as `rotate` does; without them, return the frequencies.
+        """Rotate queries and keys (B, A, num_prefix_tokens + N, D) as `rotate` does; without them, return frequencies.
 
         Args:
             q: Queries.
             k: Keys.
             positions: Positions of the patch tokens; without queries and keys, only their device is used.
-            num_prefix: Class and register tokens in front, which are not rotated.
+            num_prefix_tokens: Class and register tokens in front, which are not rotated.
 
         Raises:
             ValueError: If shapes, dtypes or devices do not match, or only one of queries and keys is given.
@@ -51,7 +51,7 @@ class Rope(nn.Module):
             raise ValueError("got queries, keys or positions alone; expected rope(q, k, positions)")
         check_positions(positions)
         assert positions is not None
-        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
+        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix_tokens)
 
 
 class AxialRope(Rope):

@@ -40,20 +40,20 @@ def rotation_angles(
 
 
 def rotary_cos_sin(
-    positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"], num_prefix: int = 0
+    positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"], num_prefix_tokens: int = 0
 ) -> CosSin:
     """Compute the cosines and sines for one layer, with the identity in front for prefix tokens.
 
     Args:
         positions: Positions of the patch tokens.
         frequencies: Radians per patch, (ndim, P) or (ndim, A, P).
-        num_prefix: Class and register tokens in front of the patches. Their position is the origin, so their angle is
-            0 and the rotation leaves them unchanged: q and k need not be split.
+        num_prefix_tokens: Class and register tokens in front of the patches. Their position is the origin, so their
+            angle is 0 and the rotation leaves them unchanged: q and k need not be split.
 
     Returns:
-        Cosines and sines (..., A or 1, num_prefix + N, P), in float32 or better.
+        Cosines and sines (..., A or 1, num_prefix_tokens + N, P), in float32 or better.
     """
-    positions = torch.nn.functional.pad(positions, (0, 0, num_prefix, 0))
+    positions = torch.nn.functional.pad(positions, (0, 0, num_prefix_tokens, 0))
     angle = rotation_angles(positions, frequencies)
     return CosSin(angle.cos(), angle.sin())
 
@@ -81,16 +81,16 @@ def rotate(
     k: Float[Tensor, "*B A N D"],
     positions: Float[Tensor, "*b n ndim"],
     frequencies: Float[Tensor, "ndim *a P"],
-    num_prefix: int = 0,
+    num_prefix_tokens: int = 0,
 ) -> tuple[Float[Tensor, "*B A N D"], Float[Tensor, "*B A N D"]]:
     """Rotate queries and keys by the positions of their tokens, so that their products depend on relative positions.
 
     Args:
-        q: Queries (B, A, N, D), N = num_prefix + patch tokens.
+        q: Queries (B, A, N, D), N = num_prefix_tokens + patch tokens.
         k: Keys, of the same shape.
         positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
-        num_prefix: Class and register tokens in front, which are not rotated.
+        num_prefix_tokens: Class and register tokens in front, which are not rotated.
 
     Returns:
         The rotated queries and keys, in their own dtypes; angles are float32 or better.
@@ -102,13 +102,13 @@ def rotate(
     Source: Heo et al. 2024 (arXiv:2403.13298), section 3.
     """
     for x in (q, k):
-        check_shapes(x, positions, frequencies, num_prefix)
+        check_shapes(x, positions, frequencies, num_prefix_tokens)
     check_finite(positions)
-    cos_sin = rotary_cos_sin(positions, frequencies, num_prefix)
+    cos_sin = rotary_cos_sin(positions, frequencies, num_prefix_tokens)
     return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)
 
 
-def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
+def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int = 0) -> None:
     """Raise ValueError unless shapes, dtypes and devices match; `rotate` documents what is expected."""
     _check_tensors(x, positions, frequencies)
     ndim, pairs = frequencies.shape[0], frequencies.shape[-1]
@@ -119,16 +119,16 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
             f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * pairs}), "
             f"twice the {pairs} pairs of the frequencies"
         )
-    tokens = num_prefix + positions.shape[-2]
+    tokens = num_prefix_tokens + positions.shape[-2]
     if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
         raise ValueError(
             f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]} heads; expected the same"
             + _order_hint(x, tokens)
         )
-    if num_prefix < 0 or x.shape[-2] != tokens:
+    if num_prefix_tokens < 0 or x.shape[-2] != tokens:
         raise ValueError(
-            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
-            "expected tokens = num_prefix + positions" + _order_hint(x, tokens)
+            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix_tokens={num_prefix_tokens}; "
+            "expected tokens = num_prefix_tokens + positions" + _order_hint(x, tokens)
         )
     if not _is_broadcastable(positions.shape[:-2], x.shape[:-3]):
         raise ValueError(

@@ -43,7 +43,7 @@ class RotateOutput:
 
     def cos_sin(self, x: Tensor) -> CosSin:
         """Compute cosines and sines for all tokens, which are the second last axis."""
-        return self.rope.cos_sin(self.grid.positions(x.shape[-2], x.device), self.grid.num_prefix)
+        return self.rope.cos_sin(self.grid.positions(x.shape[-2], x.device), self.grid.num_prefix_tokens)
 
 
 @dataclass(eq=False)

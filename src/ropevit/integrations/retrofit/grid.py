@@ -14,11 +14,11 @@ class CurrentGrid:
     is then looked up by its number of patches, among the forward passes since the previous backward pass.
 
     Args:
-        num_prefix: Class, distillation and register tokens in front of the patches.
+        num_prefix_tokens: Class, distillation and register tokens in front of the patches.
     """
 
-    def __init__(self, num_prefix: int):
-        self.num_prefix = num_prefix
+    def __init__(self, num_prefix_tokens: int):
+        self.num_prefix_tokens = num_prefix_tokens
         self.size: tuple[int, int] | None = None
         self.recent_sizes: set[tuple[int, int]] = set()
         self.backward_ran = False
@@ -39,12 +39,12 @@ class CurrentGrid:
             ValueError: If the tokens are not the prefix tokens and all patches of the grid, or if several grids fit a
                 block that is recomputed in the backward pass.
         """
-        num_patches = num_tokens - self.num_prefix
+        num_patches = num_tokens - self.num_prefix_tokens
         size = self.recomputed_size(num_patches) if _in_backward() else self.size
         if size is None or size[0] * size[1] != num_patches:
             raise ValueError(
-                f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix} prefix tokens "
-                "and one token per patch: run the whole model on images, and drop no patches"
+                f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix_tokens} prefix "
+                "tokens and one token per patch: run the whole model on images, and drop no patches"
             )
         return grid_positions(*size, device=device)
 

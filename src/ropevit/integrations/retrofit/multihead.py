@@ -52,7 +52,7 @@ class RotaryMultiheadAttention(nn.Module):
             )
         qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        cos_sin = self.rope.cos_sin(self.grid.positions(q.shape[-2], q.device), self.grid.num_prefix)
+        cos_sin = self.rope.cos_sin(self.grid.positions(q.shape[-2], q.device), self.grid.num_prefix_tokens)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(apply_rotary(q, cos_sin), apply_rotary(k, cos_sin), v, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2)), None

@@ -36,7 +36,7 @@ class TowerSpec:
     """Path of the patch embedding."""
     grid: Callable[[nn.Module, Tensor, Tensor], tuple[int, int]]
     """Returns rows and columns of patches, given the patch embedding, its input and its output."""
-    num_prefix: Callable[[Any], int]
+    num_prefix_tokens: Callable[[Any], int]
     """Returns the number of tokens in front of the patches, given the model."""
     layers: str
     """Path of the list of blocks."""
@@ -106,13 +106,13 @@ def _replace_multihead(block: Any, name: str, make_rope: RopeFactory, grid: Curr
 
 
 def _transformers_tower(
-    package: str, prefix: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1
+    package: str, prefix: str, layers: str, num_prefix_tokens: Callable[[Any], int] = lambda _: 1
 ) -> TowerSpec:
     """Return the row of a transformers model; these differ in few names."""
     return TowerSpec(
         embedding="embeddings.patch_embedding" if package == "clip" else "embeddings.patch_embeddings.projection",
         grid=_output_grid,
-        num_prefix=num_prefix,
+        num_prefix_tokens=num_prefix_tokens,
         layers=layers,
         attention=(
             AttentionSpec(
@@ -142,7 +142,7 @@ _TOWERS = {
     "timm.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="patch_embed",
         grid=_timm_grid,
-        num_prefix=lambda model: model.num_prefix_tokens,
+        num_prefix_tokens=lambda model: model.num_prefix_tokens,
         layers="blocks",
         attention=(AttentionSpec(name="timm.layers.attention.Attention", attach=_attach_timm),),
         check=_check_timm,
@@ -157,14 +157,14 @@ _TOWERS = {
     "torchvision.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="conv_proj",
         grid=_output_grid,
-        num_prefix=lambda _: 1,
+        num_prefix_tokens=lambda _: 1,
         layers="encoder.layers",
         attention=(_MULTIHEAD,),
     ),
     "open_clip.transformer.VisionTransformer": TowerSpec(
         embedding="conv1",
         grid=_output_grid,
-        num_prefix=lambda _: 1,
+        num_prefix_tokens=lambda _: 1,
         layers="transformer.resblocks",
         attention=(
             _MULTIHEAD,
@@ -197,7 +197,7 @@ def add_to_tower(model: nn.Module, tower: TowerSpec, make_rope: RopeFactory) -> 
     Raises:
         ValueError: If `find_attention` does.
     """
-    grid = CurrentGrid(tower.num_prefix(model))
+    grid = CurrentGrid(tower.num_prefix_tokens(model))
     blocks = model.get_submodule(tower.layers).children()
     for block, layers in zip(blocks, find_attention(model, tower), strict=True):
         for name, attention in layers.items():

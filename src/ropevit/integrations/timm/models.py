@@ -157,11 +157,6 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         return self.config.width
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """Class and register tokens in front of the patches."""
-        return self.num_prefix
-
-    @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels (num_chs), stride (reduction) and module of the map after each block."""
         width, patch = self.config.width, self.config.patch_size
@@ -177,7 +172,7 @@ class TimmViT(TimmModel[ViTConfig], ViT):
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the class token, or the mean of the patch tokens."""
-        return features[:, 0] if self.global_pool == "token" else features[:, self.num_prefix :].mean(1)
+        return features[:, 0] if self.global_pool == "token" else features[:, self.num_prefix_tokens :].mean(1)
 
     def forward_intermediates(  # pyright: ignore[reportIncompatibleMethodOverride]: timm's signature, not ours
         self,
@@ -214,7 +209,9 @@ class TimmViT(TimmModel[ViTConfig], ViT):
             if index in wanted:
                 kept[index] = self.norm(x) if norm else x
         grid = tuple(side // self.config.patch_size for side in images.shape[2:])
-        parts = [(kept[index][:, self.num_prefix :], kept[index][:, : self.num_prefix]) for index in wanted]
+        parts = [
+            (kept[index][:, self.num_prefix_tokens :], kept[index][:, : self.num_prefix_tokens]) for index in wanted
+        ]
         if output_fmt == "NCHW":
             parts = [(patches.transpose(1, 2).unflatten(2, grid), prefix) for patches, prefix in parts]
         features = parts if return_prefix_tokens else [patches for patches, _ in parts]

@@ -51,7 +51,7 @@ class ViT(BaseModel[ViTConfig]):
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
-        embedded = (1, self.num_prefix, config.width)
+        embedded = (1, self.num_prefix_tokens, config.width)
         self.prefix_embed = nn.Parameter(torch.zeros(embedded)) if config.embed_prefix else None
         steps = config.steps if config.absolute else None
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
@@ -95,7 +95,7 @@ class ViT(BaseModel[ViTConfig]):
             module.reset_parameters()
 
     @property
-    def num_prefix(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """Number of class and register tokens, which precede the patches."""
         return int(self.config.class_token) + self.config.num_registers
 
@@ -120,7 +120,7 @@ class ViT(BaseModel[ViTConfig]):
                 x = x + self.absolute_embedding(maps.shape[2:])
             else:
                 x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
-        if self.num_prefix:
+        if self.num_prefix_tokens:
             x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
         x = x if self.pre_norm is None else self.pre_norm(x)
         return x, self.rotary_positions(grid_positions(*maps.shape[2:], device=images.device))
@@ -222,7 +222,7 @@ class ViT(BaseModel[ViTConfig]):
     def as_map(self, state: Float[Tensor, "B n C"], images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B C *grid"]:
         """Return the patch tokens of images as a map, (B, C, h, w) or (B, C, t, h, w)."""
         grid = [pixels // side for pixels, side in zip(images.shape[2:], self.config.patch, strict=True)]
-        return state[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid)
+        return state[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
     def forward_features(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B n C"]:
         """Return all tokens after the final norm: class token, registers, then patches, row-major in each tubelet."""
@@ -232,7 +232,7 @@ class ViT(BaseModel[ViTConfig]):
         """Pool the tokens and classify."""
         if self.attn_pool is not None:
             return self.classify(self.attn_pool(features))
-        pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
+        pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix_tokens :].mean(1)
         return self.classify(pooled)
 
     def forward_intermediates(
@@ -266,7 +266,7 @@ class ViT(BaseModel[ViTConfig]):
         row_tokens: int | None = None,
     ) -> PackedBatch:
         """Pack images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
-        return pack(images, self.config.patch_size, self.num_prefix, keep, row_tokens)
+        return pack(images, self.config.patch_size, self.num_prefix_tokens, keep, row_tokens)
 
     def check_packable(self) -> None:
         """Raise ValueError for video models and models with RoPE scaling, which do not support packing."""
@@ -285,7 +285,7 @@ class ViT(BaseModel[ViTConfig]):
         x = self.patch_embed(strips).flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             x = x + sample_embedding(self.pos_embed, self.config.grid, packed.positions, packed.grids).to(x.dtype)
-        if self.num_prefix:
+        if self.num_prefix_tokens:
             tokens = self.prefix_tokens()[0].to(x.dtype)
             x = torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
         return x if self.pre_norm is None else self.pre_norm(x)

@@ -15,7 +15,7 @@ from ropevit.tasks.common.inference_modes import InferenceMode, window_spans
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
     """Apply the head to every patch token, and rearrange its outputs to the pixels of the patch."""
     patch = model.config.patch_size
-    tokens = model.forward_features(images)[:, model.num_prefix :]
+    tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
     h, w = images.shape[2] // patch, images.shape[3] // patch
     return F.pixel_shuffle(model.head(tokens).transpose(1, 2).unflatten(2, (h, w)), patch)
 
