@@ -52,13 +52,13 @@ def main() -> None:
         run(one, 1, max_steps=steps)
         ways: dict[str, list[tuple[int, dict[str, Any]]]] = {
             "two processes": [(2, {})],
-            "one process, two parts": [(1, {"accumulate": 2})],
-            "two processes, two parts each": [(2, {"accumulate": 2})],
-            "two processes, weights shared out": [(2, {"shard": True})],
+            "one process, two parts": [(1, {"grad_accum_steps": 2})],
+            "two processes, two parts each": [(2, {"grad_accum_steps": 2})],
+            "two processes, weights shared out": [(2, {"fsdp": True})],
             "two processes, then one": [(2, {"max_steps": steps // 2}), (1, {})],
             "weights shared out, stopped and resumed": [
-                (2, {"shard": True, "max_steps": steps // 2}),
-                (2, {"shard": True}),
+                (2, {"fsdp": True, "max_steps": steps // 2}),
+                (2, {"fsdp": True}),
             ],
         }
         chosen = list(ways.items())[-2 if arguments.short else 0 :]

@@ -27,13 +27,13 @@ for module in ("accelerate", "timm.data", "timm.loss", "timm.optim", "timm.sched
 def small(out: Path, epochs: int = 4, **run: Any) -> TrainConfig:
     """Return the config of a training of 20 steps per epoch with LAMB, mixup and repeated augmentation, as DeiT III."""
     config = find_recipe("fashion")
-    changes = {"workers": 0, "log_every": 1, "save_every": 2, "resume": True, "device": "cpu", "out": out, **run}
+    changes = {"workers": 0, "log_interval": 1, "save_interval": 2, "resume": True, "device": "cpu", "out": out, **run}
     return replace(
         config,
         batch_size=32,
         loss="binary",
         model=replace(config.model, width=32, depth=2, heads=2),
-        augment=replace(config.augment, kind="three_augment", mixup=0.8, cutmix=1.0, repeats=3),
+        augment=replace(config.augment, auto_augment="three_augment", mixup=0.8, cutmix=1.0, aug_repeats=3),
         optim=replace(config.optim, optimizer="lamb", lr=4e-3, epochs=epochs, ema_decay=0.99),
         run=replace(config.run, **changes),
     )

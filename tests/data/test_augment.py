@@ -23,10 +23,15 @@ def steps(**options):
 
 def test_the_defaults_are_those_of_deit_iii():
     config = AugmentConfig()
-    assert (config.kind, config.jitter, config.hflip, config.interpolation) == ("three_augment", 0.3, 0.5, "bicubic")
+    assert (config.auto_augment, config.jitter, config.hflip, config.interpolation) == (
+        "three_augment",
+        0.3,
+        0.5,
+        "bicubic",
+    )
     assert (config.scale, config.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
     assert (config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob) == (0.8, 1.0, 1.0, 0.5)
-    assert (config.random_erasing, config.label_smoothing, config.repeats) == (0.0, 0.0, 3)
+    assert (config.random_erasing, config.label_smoothing, config.aug_repeats) == (0.0, 0.0, 3)
 
 
 def test_three_augment_has_the_published_steps_and_parameters():
@@ -56,7 +61,7 @@ def test_three_augment_applies_one_of_grayscale_solarize_and_blur(photo, monkeyp
 
 
 def test_rand_augment_has_the_published_settings():
-    found = steps(kind="rand_augment")
+    found = steps(auto_augment="rand_augment")
     assert list(found) == ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment", "PILToTensor"]
     policy = found["RandAugment"]
     assert policy.num_layers == 2
@@ -73,7 +78,7 @@ def test_rand_augment_has_the_published_settings():
 
 def test_rand_augment_works_at_every_magnitude(photo):
     small = photo.resize((8, 8))
-    for op in steps(kind="rand_augment")["RandAugment"].ops:
+    for op in steps(auto_augment="rand_augment")["RandAugment"].ops:
         op.prob = 1.0
         for seed in range(200):  # one draw in 44 is the greatest magnitude
             with seeded(seed):
@@ -88,7 +93,7 @@ def test_rand_augment_works_at_every_magnitude(photo):
 
 def test_every_policy_returns_square_uint8_tensors_in_shareable_memory(photo):
     for kind in ("three_augment", "rand_augment", "simple", "none"):
-        transform = train_transform(AugmentConfig(kind=kind), 48)
+        transform = train_transform(AugmentConfig(auto_augment=kind), 48)
         with seeded(1):
             image = transform(photo)
         random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
@@ -113,13 +118,13 @@ def test_the_evaluation_crop_is_that_of_the_published_evaluations():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "auto"}, "kind 'auto'; choose one of three_augment, rand_augment, simple, none"),
+        ({"auto_augment": "auto"}, "auto_augment 'auto'; choose one of three_augment, rand_augment, simple, none"),
         ({"interpolation": "random"}, "interpolation 'random'; choose"),
         ({"hflip": 1.5}, "hflip=1.5; expected 0 to 1"),
         ({"random_erasing": -0.1}, "random_erasing=-0.1"),
         ({"scale": (0.5, 0.1)}, "the smaller one first"),
-        ({"repeats": 0}, "repeats of 1 or more"),
-        ({"kind": "none", "color_jitter": 0.1}, "which applies no augmentation"),
+        ({"aug_repeats": 0}, "repeats of 1 or more"),
+        ({"auto_augment": "none", "color_jitter": 0.1}, "which applies no augmentation"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -14,8 +14,8 @@ from ropevit.data.loading import eval_batches, train_batches
 from ropevit.data.order import TrainOrder
 from ropevit.data.sources import FolderSource, open_source
 
-SIMPLE = train_transform(AugmentConfig(kind="simple"), 16)
-VARIED = train_transform(AugmentConfig(kind="three_augment"), 16)
+SIMPLE = train_transform(AugmentConfig(auto_augment="simple"), 16)
+VARIED = train_transform(AugmentConfig(auto_augment="three_augment"), 16)
 
 
 @pytest.fixture

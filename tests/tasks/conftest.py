@@ -34,13 +34,13 @@ def small_config(out, epochs=1, optim=None, **changes):
     """Make a config: 8 steps an epoch, all that DeiT III does; `changes` are for the run."""
     config = find_recipe("fashion")
     published = {"optimizer": "lamb", "warmup_epochs": 0.5, "ema_decay": 0.9}
-    run = {"out": out, "device": "cpu", "workers": 0, "log_every": 1, **changes}
+    run = {"out": out, "device": "cpu", "workers": 0, "log_interval": 1, **changes}
     return replace(
         config,
         batch_size=8,
         loss="binary",
         model=replace(config.model, width=16, depth=1, heads=1, drop_path=0.2),
-        augment=replace(config.augment, mixup=0.8, cutmix=1.0, repeats=3, random_erasing=0.25),
+        augment=replace(config.augment, mixup=0.8, cutmix=1.0, aug_repeats=3, random_erasing=0.25),
         optim=replace(config.optim, epochs=epochs, **(published | (optim or {}))),
         run=replace(config.run, **run),
     )

@@ -71,12 +71,9 @@ def test_sizes_are_drawn_as_torchvision_draws_them_but_rounded_to_the_nearest_pi
         assert rounded[1] == round(53 * min(rounded[0] / 37, 70 / 53))
 
 
-@pytest.mark.parametrize(
-    ("field", "option"),
-    [("log_every", "log-interval"), ("eval_every", "val-interval"), ("save_every", "save-interval")],
-)
-def test_an_interval_of_no_steps_is_refused_by_the_name_of_its_option(field, option):
-    with pytest.raises(ValueError, match=rf"got {field}=0 \(--{option}\); expected at least 1"):
+@pytest.mark.parametrize("field", ["log_interval", "val_interval", "save_interval"])
+def test_an_interval_of_no_steps_is_refused_by_the_name_of_its_option(field):
+    with pytest.raises(ValueError, match=f"got {field}=0; expected at least 1"):
         RunConfig(**{field: 0})
-    config = tyro.cli(RunConfig, args=[f"--{option}", "3"])
+    config = tyro.cli(RunConfig, args=[f"--{field.replace('_', '-')}", "3"])
     assert getattr(config, field) == 3

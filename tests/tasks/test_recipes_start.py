@@ -59,7 +59,7 @@ def few_images(monkeypatch):
 def cut_run(config, out):
     """Two steps, read in this process, on a CPU: this is no test of the two (`test_workers`, `test_journeys`)."""
     optim = replace(config.optim, warmup_epochs=0, warmup_steps=None)
-    run = replace(config.run, out=out, workers=0, device="cpu", max_steps=2, log_every=1)
+    run = replace(config.run, out=out, workers=0, device="cpu", max_steps=2, log_interval=1)
     return replace(config, batch_size=2, optim=optim, run=run)
 
 
@@ -76,7 +76,7 @@ def kind_of(config):
         getattr(config.model, "head", ""),
         getattr(config.model, "neck", ""),
         getattr(config.model, "out_indices", ""),
-        config.augment.kind if hasattr(config.model, "size") else "",
+        config.augment.auto_augment if hasattr(config.model, "size") else "",
         getattr(config, "inference", ""),
         (optim.optimizer, optim.schedule, optim.layer_decay < 1, optim.warmup_prefix, optim.ema_decay is None),
         (config.run.precision, config.run.grad_checkpointing),
@@ -97,7 +97,7 @@ def cut_detector(config, out, data):
         config.model.dino, width=64, queries=20, mlp_width=32, encoder_layers=1, decoder_layers=2, denoising=4
     )
     model = replace(config.model, model=name, init=None, dino=dino, **BODIES[name[:4]])
-    scale = replace(config.scale, short_sides=(64, 96), longest=128, before_crop=(64,), test_side=64)
+    scale = replace(config.scale, short_edge_lengths=(64, 96), max_size=128, pre_crop_edge_lengths=(64,), test_size=64)
     return cut_run(replace(config, data=str(data), model=model, scale=scale), out)
 
 
@@ -116,8 +116,8 @@ def cut_segmenter(config, out, data):
     model = replace(
         model, model=name, init=None, out_indices=out_indices, **{model.head: heads[model.head]}, **BODIES[name[:4]]
     )
-    sizes = {"crop": 64, "long": 128, "test_short": 64, "test_long": 128}
-    sides = {"short_sides": (48, 64)} if config.augment.short_sides else {"short": 64}
+    sizes = {"crop_size": 64, "long": 128, "test_short": 64, "test_long": 128}
+    sides = {"short_edge_lengths": (48, 64)} if config.augment.short_edge_lengths else {"short": 64}
     augment = replace(config.augment, **sizes, **sides)
     return cut_run(replace(config, data=str(data), model=model, augment=augment), out)
 

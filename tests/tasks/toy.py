@@ -31,7 +31,7 @@ class ToyConfig:
 
     recipe: Annotated[str, tyro.conf.Fixed] = "toy/line"
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.1, epochs=2, warmup_epochs=0, min_lr=0.0))
-    run: RunConfig = field(default_factory=lambda: RunConfig(workers=0, device="cpu", log_every=1))
+    run: RunConfig = field(default_factory=lambda: RunConfig(workers=0, device="cpu", log_interval=1))
 
     def to_dict(self) -> dict[str, Any]:
         plain = asdict(self)

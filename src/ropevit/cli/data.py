@@ -190,7 +190,7 @@ def _run_speed(config: SpeedConfig) -> None:
             "(workers may be 0)"
         )
     console = Console()
-    transform = train_transform(AugmentConfig(kind=config.auto_augment), config.size)
+    transform = train_transform(AugmentConfig(auto_augment=config.auto_augment), config.size)
     with progress_bar(console, "fetching shards") as update:
         source = open_source(config.path, "train", update)
     with console.status("reading images"):

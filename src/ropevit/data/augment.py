@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-import tyro
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class AugmentConfig:
     Source: DeiT III (Touvron et al. 2022, arXiv:2204.07118), as Heo et al. 2024 (arXiv:2403.13298) use it.
     """
 
-    kind: Annotated[AutoAugment, tyro.conf.arg(name="auto-augment")] = "three_augment"
+    auto_augment: AutoAugment = "three_augment"
     """three_augment: random crop, flip, one of grayscale, solarize and blur, color jitter. rand_augment: random crop,
     flip, RandAugment. simple: random crop and flip. none: center crop, as in evaluation."""
     color_jitter: float | None = None
@@ -57,13 +56,13 @@ class AugmentConfig:
     """Probability of CutMix instead of mixup, where both are enabled."""
     label_smoothing: float = 0.0
     """Label smoothing (0.1 for Swin and for fine-tuning)."""
-    repeats: Annotated[int, tyro.conf.arg(name="aug-repeats")] = 3
+    aug_repeats: int = 3
     """Repeated augmentation: how often each image of an epoch is drawn; an epoch has that many times fewer different
     images."""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
-            ("kind", self.kind, get_args(AutoAugment)),
+            ("auto_augment", self.auto_augment, get_args(AutoAugment)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
         ):
             if value not in choices:
@@ -76,21 +75,20 @@ class AugmentConfig:
                 f"got scale={self.scale}, ratio={self.ratio}; expected scale as two fractions up to 1, the smaller one "
                 "first, and ratio as two positive numbers likewise"
             )
-        if min(self.mixup, self.cutmix, self.jitter) < 0 or self.repeats < 1:
+        if min(self.mixup, self.cutmix, self.jitter) < 0 or self.aug_repeats < 1:
             raise ValueError(
-                f"got mixup={self.mixup}, cutmix={self.cutmix}, color_jitter={self.jitter}, repeats={self.repeats}; "
-                "expected none below 0, and repeats of 1 or more"
+                f"got mixup={self.mixup}, cutmix={self.cutmix}, color_jitter={self.jitter}, "
+                f"aug_repeats={self.aug_repeats}; expected none below 0, and repeats of 1 or more"
             )
-        if self.kind == "none" and self.jitter:
+        if self.auto_augment == "none" and self.jitter:
             raise ValueError(
-                f"got color_jitter={self.jitter} with kind=none (--auto-augment none), which applies no augmentation; "
-                "choose simple"
+                f"got color_jitter={self.jitter} with auto_augment=none, which applies no augmentation; choose simple"
             )
 
     @property
     def jitter(self) -> float:
         """Maximum change of brightness, contrast and saturation."""
-        return _COLOR_JITTER[self.kind] if self.color_jitter is None else self.color_jitter
+        return _COLOR_JITTER[self.auto_augment] if self.color_jitter is None else self.color_jitter
 
 
 def train_transform(config: AugmentConfig, size: int) -> Transform:
@@ -105,7 +103,7 @@ def train_transform(config: AugmentConfig, size: int) -> Transform:
     Raises:
         MissingExtraError: If torchvision or timm is not installed.
     """
-    if config.kind == "none":
+    if config.auto_augment == "none":
         return eval_transform(size)
     vision = require("torchvision.transforms", "train")
     mode = vision.InterpolationMode(config.interpolation)
@@ -113,7 +111,7 @@ def train_transform(config: AugmentConfig, size: int) -> Transform:
         vision.RandomResizedCrop(size, config.scale, config.ratio, mode),
         vision.RandomHorizontalFlip(config.hflip),
     ]
-    if config.kind != "simple":
+    if config.auto_augment != "simple":
         steps.append(policy(config, size))
     if config.jitter:
         steps.append(vision.ColorJitter(config.jitter, config.jitter, config.jitter))
@@ -123,7 +121,7 @@ def train_transform(config: AugmentConfig, size: int) -> Transform:
 def policy(config: AugmentConfig, size: int) -> Any:
     """Build timm's 3-Augment or RandAugment; RandAugment fills uncovered areas with ImageNet's mean color."""
     timm = require("timm.data.auto_augment", "train")
-    if config.kind == "three_augment":
+    if config.auto_augment == "three_augment":
         return timm.auto_augment_transform("3a", {})
     options = {
         "translate_const": int(size * 0.45),

@@ -10,37 +10,38 @@ from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, 
 PUBLISHED = {
     "deit3_small": {
         "epochs": 400, "size": 224, "batch_size": 2048, "optimizer": "lamb", "lr": 4e-3, "weight_decay": 0.03,
-        "drop_path": 0.0, "loss": "binary", "label_smoothing": 0.0, "kind": "three_augment", "jitter": 0.3,
-        "repeats": 3, "ema_decay": 0.99996, "eval_crop": 1.0,
+        "drop_path": 0.0, "loss": "binary", "label_smoothing": 0.0, "auto_augment": "three_augment", "jitter": 0.3,
+        "aug_repeats": 3, "ema_decay": 0.99996, "crop_pct": 1.0,
     },
     "deit3_base": {
         "epochs": 400, "size": 192, "batch_size": 2048, "optimizer": "lamb", "lr": 3e-3, "weight_decay": 0.03,
-        "drop_path": 0.1, "loss": "binary", "label_smoothing": 0.0, "kind": "three_augment", "repeats": 3,
+        "drop_path": 0.1, "loss": "binary", "label_smoothing": 0.0, "auto_augment": "three_augment", "aug_repeats": 3,
     },
     "deit3_base_finetune": {
         "epochs": 20, "size": 224, "batch_size": 512, "optimizer": "adamw", "lr": 1e-5, "weight_decay": 0.1,
-        "drop_path": 0.2, "loss": "soft", "label_smoothing": 0.1, "kind": "rand_augment", "jitter": 0.0, "repeats": 1,
+        "drop_path": 0.2, "loss": "soft", "label_smoothing": 0.1, "auto_augment": "rand_augment", "jitter": 0.0,
+        "aug_repeats": 1,
     },
     "deit3_large": {
         "epochs": 400, "size": 192, "batch_size": 2048, "optimizer": "lamb", "lr": 3e-3, "weight_decay": 0.03,
-        "drop_path": 0.4, "loss": "binary", "label_smoothing": 0.0, "kind": "three_augment", "repeats": 3,
+        "drop_path": 0.4, "loss": "binary", "label_smoothing": 0.0, "auto_augment": "three_augment", "aug_repeats": 3,
     },
     "deit3_large_finetune": {
         "epochs": 20, "size": 224, "batch_size": 512, "optimizer": "adamw", "lr": 1e-5, "weight_decay": 0.1,
-        "drop_path": 0.45, "loss": "soft", "label_smoothing": 0.1, "kind": "rand_augment", "repeats": 1,
+        "drop_path": 0.45, "loss": "soft", "label_smoothing": 0.1, "auto_augment": "rand_augment", "aug_repeats": 1,
     },
     "swin_tiny": {
         "epochs": 300, "warmup_epochs": 20, "warmup_prefix": True, "size": 224, "batch_size": 1024,
         "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_grad": 5.0, "drop_path": 0.2, "loss": "soft",
-        "label_smoothing": 0.1, "kind": "rand_augment", "random_erasing": 0.25, "repeats": 1, "ema_decay": None,
-        "eval_crop": 0.875,
+        "label_smoothing": 0.1, "auto_augment": "rand_augment", "random_erasing": 0.25, "aug_repeats": 1,
+        "ema_decay": None, "crop_pct": 0.875,
     },
     "swin_small": {"drop_path": 0.3, "lr": 1e-3},
     "swin_base": {"drop_path": 0.5, "lr": 1e-3},
 }  # fmt: skip
 
 #: The same in all published recipes.
-COMMON = {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 1.0, "mixup_switch_prob": 0.5, "eps": 1e-8, "warmup_lr": 1e-6,
+COMMON = {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 1.0, "mixup_switch_prob": 0.5, "opt_eps": 1e-8, "warmup_lr": 1e-6,
           "min_lr": 1e-5, "scale": (0.08, 1.0), "hflip": 0.5, "interpolation": "bicubic"}  # fmt: skip
 
 

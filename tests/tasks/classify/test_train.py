@@ -26,7 +26,7 @@ def config_of(path, **changes):
         batch_size=4,
         model=replace(config.model, width=16, depth=1, heads=1, **changes.pop("model", {})),
         optim=replace(config.optim, epochs=2, warmup_epochs=0.5),
-        run=replace(config.run, out=path / "run", device="cpu", log_every=1, **changes),
+        run=replace(config.run, out=path / "run", device="cpu", log_interval=1, **changes),
     )
 
 

@@ -56,7 +56,7 @@ def test_all_processes_evaluate_the_running_statistics_that_are_saved(run, tmp_p
     ("fields", "message"),
     [
         ({"device": "cpu", "precision": "float16"}, "got precision='float16' on a CPU"),
-        ({"device": "cpu", "shard": True}, "got shard=True \\(--fsdp\\) with one process"),
+        ({"device": "cpu", "fsdp": True}, "got fsdp=True with one process"),
     ],
 )
 def test_unavailable_devices_and_precisions_are_refused(fields, message):

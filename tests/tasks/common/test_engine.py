@@ -117,7 +117,7 @@ def test_training_stopped_by_max_steps_resumes_with_the_same_schedule(unbroken, 
 
 
 def test_gradient_accumulation_changes_losses_by_rounding_only(small, tmp_path):
-    config = small(2, accumulate=2, out=tmp_path / "parts")
+    config = small(2, grad_accum_steps=2, out=tmp_path / "parts")
     without = [small(2, out=tmp_path / "whole"), config]
     for each in without:
         object.__setattr__(each.model, "drop_path", 0.0)  # what is dropped and erased is drawn part by part
@@ -129,7 +129,7 @@ def test_gradient_accumulation_changes_losses_by_rounding_only(small, tmp_path):
 
 def test_resume_falls_back_to_the_previous_checkpoint_if_the_newest_is_damaged(unbroken, small, tmp_path):
     with pytest.raises(Interrupted):
-        train(small(2, save_every=3), at(14, interrupt(signal.SIGTERM)))
+        train(small(2, save_interval=3), at(14, interrupt(signal.SIGTERM)))
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
@@ -182,7 +182,7 @@ def test_nonfinite_loss_ends_the_training_and_names_the_step(small, monkeypatch,
     with pytest.raises(
         DivergedError, match=r"loss is nan at step 11 with lr .*newest checkpoint is .*step-00000008.pt"
     ):
-        train(small(2, log_every=4))
+        train(small(2, log_interval=4))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000008.pt"]
 
 
@@ -192,7 +192,7 @@ def test_tenfold_loss_ends_the_training(small):
 
 
 def test_only_the_newest_checkpoints_are_kept(small, tmp_path):
-    train(small(1, save_every=1, keep=3))
+    train(small(1, save_interval=1, keep_checkpoints=3))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
         f"step-{step:08d}.pt" for step in (6, 7, 8)
     ]
@@ -237,7 +237,7 @@ def test_resuming_a_finished_training_changes_nothing(unbroken, small, tmp_path)
 
 def test_refused_training_writes_nothing(small, tmp_path):
     with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.'"):
-        train(small(1, optim={"backbone_lr": 0.5}, out=tmp_path / "runs" / "new"))
+        train(small(1, optim={"backbone_lr_scale": 0.5}, out=tmp_path / "runs" / "new"))
     assert list(tmp_path.iterdir()) == []
 
 

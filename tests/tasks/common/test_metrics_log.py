@@ -12,7 +12,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 
 
 def test_tensorboard_gets_every_value_once_even_after_a_kill(small, tmp_path):
-    options = {"tensorboard": True, "save_every": 3, "resume": True}
+    options = {"tensorboard": True, "save_interval": 3, "resume": True}
 
     def die(event):
         if getattr(event, "step", 0) == 5:

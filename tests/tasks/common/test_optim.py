@@ -130,7 +130,7 @@ class Detector(nn.Module):
 
 
 def test_backbone_learning_rate_factor_multiplies_that_of_layers():
-    config = OptimConfig(lr=1e-3, backbone_lr=0.1, layer_decay=0.5, epochs=10)
+    config = OptimConfig(lr=1e-3, backbone_lr_scale=0.1, layer_decay=0.5, epochs=10)
     optimizer = make_optimizer(Detector(), config)
     set_learning_rate(optimizer, learning_rate(config, 60, 10))
     rate = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
@@ -141,7 +141,7 @@ def test_backbone_learning_rate_factor_multiplies_that_of_layers():
 
 def test_backbone_learning_rate_without_a_backbone_is_refused():
     with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.', with which no parameter"):
-        make_optimizer(build_model(TINY), OptimConfig(backbone_lr=0.1))
+        make_optimizer(build_model(TINY), OptimConfig(backbone_lr_scale=0.1))
 
 
 def test_layer_decay_scales_the_whole_schedule():
@@ -170,7 +170,7 @@ def test_only_matrices_have_weight_decay(name):
 
 def test_lamb_updates_frequencies_as_adam_and_clips_at_norm_1():
     model = build_model(TINY)
-    optimizer = make_optimizer(model, OptimConfig(optimizer="lamb", lr=0.1, weight_decay=0.1, eps=1e-12))
+    optimizer = make_optimizer(model, OptimConfig(optimizer="lamb", lr=0.1, weight_decay=0.1, opt_eps=1e-12))
     assert isinstance(optimizer, Lamb)
     assert optimizer.defaults["max_grad_norm"] == 1.0
     freqs, before = model.blocks[0].attn.rope.freqs, model.blocks[0].attn.rope.freqs.detach().clone()
@@ -189,7 +189,7 @@ def test_lamb_updates_frequencies_as_adam_and_clips_at_norm_1():
         ({"layer_decay": 1.5}, "got layer_decay=1.5"),
         ({"ema_decay": 1.0}, "got ema_decay=1.0"),
         ({"min_lr": -1e-5}, "got min_lr=-1e-05"),
-        ({"backbone_lr": 0.0}, "got backbone_lr=0.0; expected above 0"),
+        ({"backbone_lr_scale": 0.0}, "got backbone_lr_scale=0.0; expected above 0"),
         ({"schedule": "step"}, r"got milestones=\(\) with schedule='step'"),
         ({"milestones": (0.5,)}, r"got milestones=\(0.5,\) with schedule='cosine'"),
         ({"schedule": "step", "milestones": (0.9, 0.5)}, "rising between 0 and 1"),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
 from ropevit.tasks import TASKS
-from ropevit.tasks.common.config import RunConfig
+from ropevit.tasks.common.config import FORMER_FIELDS, RunConfig
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import (
@@ -121,6 +121,28 @@ def test_training_is_resumed_only_with_the_same_options(tmp_path):
     with pytest.raises(ValueError, match=r"seed was 0, now 1"):
         open_directory(run, {**SETTINGS, "run": {"seed": 1}})
     assert read_settings(run.out) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [("classify", "fashion"), ("detect", "detect/dino_smoke"), ("segment", "segment/mask2former_smoke")],
+)
+def test_training_with_the_former_names_of_options_is_resumed(task, recipe, tmp_path):
+    config = TASKS[task].get("recipes")[recipe]().with_run(out=tmp_path / "run", resume=True)
+    settings = json.loads(json.dumps(config.to_dict()))
+    former = {group: {new: old for old, new in names.items()} for group, names in FORMER_FIELDS.items()}
+    older = {former[""].get(name, name): value for name, value in settings.items()}
+    for group, names in former.items():
+        if group in older:
+            older[group] = {names.get(name, name): value for name, value in older[group].items()}
+    assert {"accumulate", "keep"} <= older["run"].keys()
+    open_directory(config.run, older)
+    take_a_step(config.run.out)
+    open_directory(config.run, settings)
+    assert read_settings(config.run.out) == settings
+    settings["optim"]["opt_eps"] = 1.0
+    with pytest.raises(ValueError, match=r"opt_eps was 1e-08, now 1.0"):
+        open_directory(config.run, settings)
 
 
 def test_training_without_its_checkpoints_does_not_overwrite_its_weights(tmp_path):

@@ -19,7 +19,7 @@ def write_images(root, scenes=SCENES):
 def small_training(root, out, steps=6, model=None, **run):
     """Return the config of a training of that many steps, each on all images."""
     config = find_recipe("detect/dino_smoke")
-    changes = {"out": out, "device": "cpu", "log_every": 1, "save_every": 1000, "eval_every": 1000} | run
+    changes = {"out": out, "device": "cpu", "log_interval": 1, "save_interval": 1000, "val_interval": 1000} | run
     return replace(
         config,
         data=str(root),

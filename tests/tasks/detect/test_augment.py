@@ -4,7 +4,7 @@ from torchvision import tv_tensors
 
 from ropevit.tasks.detect.augment import (
     LONGEST,
-    SHORT_SIDES,
+    SHORT_EDGE_LENGTHS,
     ShortestSize,
     eval_transform,
     output_size,
@@ -56,7 +56,7 @@ def test_image_sizes_are_the_published_ones_with_and_without_crop():
         shorts.add(min(image.shape[1:]))
         ratios.add(round(image.shape[2] / image.shape[1], 1))
         assert max(image.shape[1:]) <= LONGEST
-    assert len(shorts & set(SHORT_SIDES)) > 5
+    assert len(shorts & set(SHORT_EDGE_LENGTHS)) > 5
     assert 1.5 in ratios  # whole images
     assert len(ratios) > 3  # crops
 

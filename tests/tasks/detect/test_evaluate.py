@@ -63,7 +63,9 @@ def table(path):
 def test_scores_at_the_training_size_equal_those_of_the_training(place, tmp_path):
     (row,) = measure(place, tmp_path / "out")
     config = small_training(place / "coco", tmp_path / "run", model={})
-    config = replace(config, batch_size=1, top=20, scale=ScaleConfig(short_sides=(64,), test_side=64, longest=80))
+    config = replace(
+        config, batch_size=1, max_detections=20, scale=ScaleConfig(short_edge_lengths=(64,), test_size=64, max_size=80)
+    )
     accelerator = make_accelerator(config.run)
     sources = open_coco(place / "coco", "train"), open_coco(place / "coco", "val", keep_empty=True)
     model = load_detector(place / "run" / "best.safetensors")[0].eval()

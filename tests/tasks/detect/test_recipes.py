@@ -39,7 +39,7 @@ def test_every_backbone_has_recipes():
 def test_recipes_have_the_optimizer_settings_of_detrex(name):
     config = find_recipe(name)
     optim = config.optim
-    assert (optim.optimizer, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 0.1, 1e-4)
+    assert (optim.optimizer, optim.lr, optim.backbone_lr_scale, optim.weight_decay) == ("adamw", 1e-4, 0.1, 1e-4)
     assert (optim.clip_grad, optim.layer_decay, config.batch_size, config.run.precision) == (0.1, 1, 16, "float32")
     assert optim.epochs == (50 if name.endswith("50ep") else 36 if name.endswith("36ep") else 12)
     steps, fall, warm = SCHEDULES[optim.epochs]
@@ -50,8 +50,8 @@ def test_recipes_have_the_optimizer_settings_of_detrex(name):
     assert [share * steps for share in optim.milestones] == pytest.approx([fall])
     assert optim.warmup_epochs / optim.epochs * steps == pytest.approx(warm)
     scale = config.scale
-    assert (scale.short_sides, scale.longest, scale.test_side) == (tuple(range(480, 801, 32)), 1333, 800)
-    assert (scale.before_crop, scale.flip) == ((400, 500, 600), 0.5)
+    assert (scale.short_edge_lengths, scale.max_size, scale.test_size) == (tuple(range(480, 801, 32)), 1333, 800)
+    assert (scale.pre_crop_edge_lengths, scale.flip) == ((400, 500, 600), 0.5)
 
 
 @pytest.mark.parametrize("name", FULL)

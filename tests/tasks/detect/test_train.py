@@ -103,7 +103,9 @@ def test_detection_task_implements_the_interface_of_the_engine(task):
 
 def test_batch_depends_on_seed_and_step_only(coco_root):
     source = open_coco(coco_root, "train")
-    transform = train_transform(ScaleConfig(short_sides=(40, 48, 64), longest=90, before_crop=(60,), test_side=64))
+    transform = train_transform(
+        ScaleConfig(short_edge_lengths=(40, 48, 64), max_size=90, pre_crop_edge_lengths=(60,), test_size=64)
+    )
     order = TrainOrder(6, 3, seed=4)
     every = list(train_batches(source, transform, order, 0, 4, workers=0))
     torch.manual_seed(99)
@@ -116,7 +118,7 @@ def test_batch_depends_on_seed_and_step_only(coco_root):
 
 def test_images_are_padded_at_bottom_right_to_multiples_of_32_with_boxes_in_place(coco_root, task):
     source = open_coco(coco_root, "val", keep_empty=True)
-    config = ScaleConfig(short_sides=(50,), longest=70, before_crop=(), flip=1.0, test_side=50)
+    config = ScaleConfig(short_edge_lengths=(50,), max_size=70, pre_crop_edge_lengths=(), flip=1.0, test_size=50)
     reader = train_reader(source, train_transform(config))
     batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert all(side % 32 == 0 for side in batch.images.shape[2:])
@@ -139,7 +141,7 @@ def test_images_are_padded_at_bottom_right_to_multiples_of_32_with_boxes_in_plac
 def test_unreadable_images_are_skipped_and_named(coco_root, tmp_path):
     source = open_coco(coco_root, "train")
     (coco_root / "train2017" / "000000000017.jpg").write_bytes(b"")
-    transform = train_transform(ScaleConfig(short_sides=(64,), longest=64, test_side=64))
+    transform = train_transform(ScaleConfig(short_edge_lengths=(64,), max_size=64, test_size=64))
     batch = train_reader(source, transform).__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert batch.bad == [1]
     assert sorted(batch.ids) == [7, 27, 27, 37, 47, 57]
@@ -221,12 +223,12 @@ def test_recipes_have_their_names_and_serialize_to_json(name):
 def test_inconsistent_options_and_data_are_refused(coco_root, tmp_path):
     with pytest.raises(ValueError, match="no recipe named 'detect/yolo'; choose one of detect/dino_vitdet_base"):
         find_recipe("detect/yolo")
-    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors do not support FSDP"):
-        small_training(coco_root, tmp_path, shard=True)
+    with pytest.raises(ValueError, match=r"got fsdp=True; detectors do not support FSDP"):
+        small_training(coco_root, tmp_path, fsdp=True)
     with pytest.raises(ValueError, match="has no published weights; give a checkpoint as init"):
         small_training(coco_root, tmp_path, model={"init": "published"})
-    with pytest.raises(ValueError, match=r"short_sides=\(900,\).*longest=64"):
-        ScaleConfig(short_sides=(900,), longest=64)
+    with pytest.raises(ValueError, match=r"short_edge_lengths=\(900,\).*max_size=64"):
+        ScaleConfig(short_edge_lengths=(900,), max_size=64)
     path = coco_root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     for wrong, message in (({"annotations": []}, "has no objects"), ({"categories": []}, None)):
@@ -282,7 +284,7 @@ def test_micro_batch_losses_are_divided_by_the_boxes_of_the_whole_step(tmp_path)
     source = write_squares(tmp_path / "squares")
     found = []
     for parts in (1, 2):
-        config = small_training(tmp_path, tmp_path / "run", model=TINY, accumulate=parts)
+        config = small_training(tmp_path, tmp_path / "run", model=TINY, grad_accum_steps=parts)
         dino = replace(config.model.dino, denoising=0)  # what is drawn is drawn part by part
         config = replace(config, batch_size=4, model=replace(config.model, dino=dino, drop_path=0.0))
         task = Detection(config, source, source, make_accelerator(config.run), Communicator())

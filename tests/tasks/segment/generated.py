@@ -31,7 +31,7 @@ def write_images(root, scenes=SCENES):
 def small_training(root, out, steps=6, head="upernet", **run):
     """Return a training of so many steps, each on three crops of 64 pixels."""
     config = RECIPES[f"segment/{head}_smoke"]()
-    changes = {"out": out, "device": "cpu", "log_every": 1, "save_every": 1000, "eval_every": 1000} | run
+    changes = {"out": out, "device": "cpu", "log_interval": 1, "save_interval": 1000, "val_interval": 1000} | run
     return replace(
         config,
         data=str(root),

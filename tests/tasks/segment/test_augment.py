@@ -25,7 +25,7 @@ from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, eval_reade
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
 
-PLAIN = {"flip": 0.0, "colours": False, "most_of_one_class": 1.0}
+PLAIN = {"flip": 0.0, "photometric_distortion": False, "cat_max_ratio": 1.0}
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def striped(height=48, width=80):
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("ratios", [(1.0, 1.0), (1.3, 2.0), (0.5, 0.8)])
 def test_images_and_labels_are_transformed_together(flip, ratios):
-    config = CropConfig(crop=32, short=48, long=200, ratios=ratios, flip=flip, colours=False, most_of_one_class=1.0)
+    config = CropConfig(
+        crop_size=32, short=48, long=200, ratio_range=ratios, flip=flip, photometric_distortion=False, cat_max_ratio=1.0
+    )
     for _ in range(5):
         image, labels = TrainTransform(config)(*striped())
         assert image.shape[1:] == labels.shape
@@ -56,9 +58,9 @@ def test_images_and_labels_are_transformed_together(flip, ratios):
 
 def test_sizes_are_those_of_mmseg_and_of_mask2former():
     wide = 400, 1000
-    assert draw_size(wide, CropConfig(ratios=(1.0, 1.0))) == (512, 1280)
-    assert draw_size(wide, CropConfig(ratios=(2.0, 2.0))) == (1024, 2560), "both limits are multiplied"
-    drawn = {draw_size(wide, CropConfig(short_sides=(256, 1024))) for _ in range(20)}
+    assert draw_size(wide, CropConfig(ratio_range=(1.0, 1.0))) == (512, 1280)
+    assert draw_size(wide, CropConfig(ratio_range=(2.0, 2.0))) == (1024, 2560), "both limits are multiplied"
+    drawn = {draw_size(wide, CropConfig(short_edge_lengths=(256, 1024))) for _ in range(20)}
     assert drawn == {(256, 640), (819, 2048)}, "the longer side is at most long"
     shorter = [draw_size(wide, CropConfig())[0] for _ in range(100)]
     assert 256 <= min(shorter) < 300 < 950 < max(shorter) <= 1024
@@ -70,7 +72,7 @@ def test_crops_of_mostly_one_class_are_drawn_again():
     image = labels.expand(3, -1, -1)
 
     def shares(most):
-        config = CropConfig(crop=40, **(PLAIN | {"most_of_one_class": most}))
+        config = CropConfig(crop_size=40, **(PLAIN | {"cat_max_ratio": most}))
         crops = [random_crop(image, labels, config)[1] for _ in range(40)]
         return np.array([max(float((crop == kind).float().mean()) for kind in (0, 1)) for crop in crops])
 
@@ -120,7 +122,7 @@ def test_saturation_leaves_hue_and_value(factor):
 
 
 def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):
-    config = CropConfig(crop=96, short=40, long=60, ratios=(1.0, 1.0), **PLAIN)
+    config = CropConfig(crop_size=96, short=40, long=60, ratio_range=(1.0, 1.0), **PLAIN)
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     assert batch.images.shape == (4, 3, 96, 96)
     mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
@@ -137,7 +139,7 @@ def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):
 
 
 def test_images_are_padded_with_a_value_before_normalization_for_mask2former(tiny):
-    config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
+    config = CropConfig(crop_size=96, short_edge_lengths=(40,), long=60, pad_value=128, **PLAIN)
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     images = normalize(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
     for image, labels, (height, width) in zip(images, batch.labels, batch.sizes, strict=True):
@@ -145,14 +147,14 @@ def test_images_are_padded_with_a_value_before_normalization_for_mask2former(tin
         assert (labels[height:] == 255).all()
         assert image[:, :height, :width].std() > 0.01
     recipe = RECIPES["segment/mask2former_swin_tiny"]().augment
-    assert recipe.pad == 128
-    assert RECIPES["segment/upernet_vit_base"]().augment.pad is None
-    with pytest.raises(ValueError, match=r"got pad=256 \(--pad-value\); expected 0 to 255"):
-        CropConfig(pad=256)
+    assert recipe.pad_value == 128
+    assert RECIPES["segment/upernet_vit_base"]().augment.pad_value is None
+    with pytest.raises(ValueError, match=r"got pad_value=256; expected 0 to 255"):
+        CropConfig(pad_value=256)
 
 
 def test_a_batch_depends_only_on_the_seed_and_the_step(tiny):
-    config, order = CropConfig(crop=48, short=64, long=200), TrainOrder(12, 3, seed=4)
+    config, order = CropConfig(crop_size=48, short=64, long=200), TrainOrder(12, 3, seed=4)
     every = list(train_batches(tiny, config, order, 0, 4, workers=0))
     torch.manual_seed(99)
     for batch, again in zip(every[2:], train_batches(tiny, config, order, 2, 4, workers=0), strict=True):
@@ -177,7 +179,7 @@ def test_evaluation_reads_single_images_at_the_sizes_of_the_views_with_labels_at
 
 
 def test_unreadable_images_are_replaced_but_a_label_out_of_range_raises(tiny):
-    reader, order = train_reader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
+    reader, order = train_reader(tiny, CropConfig(crop_size=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
     assert reader.__getitems__(order.batch(0)).bad == [3]
     Image.new("L", (5, 5)).save(tiny.label_file(4))
@@ -196,13 +198,13 @@ def test_unreadable_images_are_replaced_but_a_label_out_of_range_raises(tiny):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 0}, "got crop=0; expected at least 1 pixel"),
-        ({"short_sides": (3000,)}, r"got short_sides=\(3000,\) .*; expected 1 to long=2048"),
-        ({"ratios": (2.0, 0.5)}, r"got ratios=\(2.0, 0.5\) .*; expected minimum and maximum"),
-        ({"short_sides": (256,), "short": 256}, r"got short=256, ratios=\(0.5, 2.0\) with short_sides"),
-        ({"short_sides": (256,), "ratios": (1.0, 2.0)}, r"got short=512, ratios=\(1.0, 2.0\) with short_sides"),
+        ({"crop_size": 0}, "got crop_size=0; expected at least 1 pixel"),
+        ({"short_edge_lengths": (3000,)}, r"got short_edge_lengths=\(3000,\); expected 1 to long=2048"),
+        ({"ratio_range": (2.0, 0.5)}, r"got ratio_range=\(2.0, 0.5\); expected minimum and maximum"),
+        ({"short_edge_lengths": (256,), "short": 256}, r"got short=256, ratio_range=\(0.5, 2.0\) with short_edge"),
+        ({"short_edge_lengths": (256,), "ratio_range": (1.0, 2.0)}, r"got short=512, ratio_range=\(1.0, 2.0\) with"),
         ({"flip": 1.5}, "got flip=1.5"),
-        ({"most_of_one_class": 0.0}, r"most_of_one_class=0.0 \(--cat-max-ratio\); expected 0 to 1, and above 0 to 1"),
+        ({"cat_max_ratio": 0.0}, r"cat_max_ratio=0.0; expected 0 to 1, and above 0 to 1"),
     ],
 )
 def test_augmentation_options_out_of_range_are_refused(changes, message):

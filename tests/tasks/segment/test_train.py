@@ -61,7 +61,7 @@ def losses(folder):
 @pytest.mark.full
 def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(ade_root, tmp_path, task):
     config = small_training(ade_root, tmp_path / "run", steps=60)
-    plain = {"ratios": (1.0, 1.0), "flip": 0.0, "colours": False, "most_of_one_class": 1.0}
+    plain = {"ratio_range": (1.0, 1.0), "flip": 0.0, "photometric_distortion": False, "cat_max_ratio": 1.0}
     sizes = {"short": 48, "long": 64, "test_short": 48, "test_long": 64}  # images are padded to train, and to measure
     head = replace(config.model.upernet, dropout=0.0, channels=32)
     config = replace(
@@ -205,10 +205,10 @@ def test_recipes_of_upernet_follow_their_profiles(name, lr, layer_decay, out_ind
 def test_recipes_of_mask2former_are_the_official_ones():
     config = RECIPES["segment/mask2former_swin_base"]()
     optim = config.optim
-    assert (optim.lr, optim.backbone_lr, optim.clip_grad, optim.power) == (1e-4, 0.1, 0.01, 0.9)
-    assert all(recipe().augment.short_sides for name, recipe in RECIPES.items() if "mask2former" in name)
-    assert config.augment.short_sides[::15] == (256, 1024)
-    assert (config.augment.most_of_one_class, config.inference.probabilities) == (1.0, False)
+    assert (optim.lr, optim.backbone_lr_scale, optim.clip_grad, optim.power) == (1e-4, 0.1, 0.01, 0.9)
+    assert all(recipe().augment.short_edge_lengths for name, recipe in RECIPES.items() if "mask2former" in name)
+    assert config.augment.short_edge_lengths[::15] == (256, 1024)
+    assert (config.augment.cat_max_ratio, config.inference.probabilities) == (1.0, False)
     with torch.device("meta"):
         model = build_segmenter(config.model, 150)
     assert (model.config.queries, model.backbone.channels) == (100, (128, 256, 512, 1024))
@@ -228,8 +228,8 @@ def test_invalid_trainings_are_refused(ade_root, tmp_path):
     with pytest.raises(ValueError, match="got batch_size=1; expected at least 2; the batch norms of UperNet"):
         replace(config, batch_size=1)
     assert replace(small_training(ade_root, tmp_path, head="mask2former"), batch_size=1).batch_size == 1
-    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); segmenters are not sharded"):
-        small_training(ade_root, tmp_path, shard=True)
+    with pytest.raises(ValueError, match=r"got fsdp=True; segmenters are not sharded"):
+        small_training(ade_root, tmp_path, fsdp=True)
     with pytest.raises(ValueError, match="expected no batch larger"):
         train(replace(config, batch_size=30))
     for labels in (ade_root / "annotations" / "validation").glob("*.png"):
@@ -248,7 +248,7 @@ def test_custom_classes_are_trained_and_labels_out_of_range_raise(tmp_path):
 
 def test_losses_of_micro_batches_are_divided_by_the_masks_of_the_whole_step(tmp_path, task, monkeypatch):
     root = write_images(tmp_path / "four", scenes=(0, 1, 2, 3))
-    config = replace(small_training(root, tmp_path / "run", head="mask2former", accumulate=2), batch_size=4)
+    config = replace(small_training(root, tmp_path / "run", head="mask2former", grad_accum_steps=2), batch_size=4)
     made, seen, losses = task(config), [], segment.mask_losses
 
     def watched(output, labels, heads, divisor):

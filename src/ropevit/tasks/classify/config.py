@@ -81,7 +81,7 @@ class TrainConfig(BaseTrainConfig):
     loss: Literal["binary", "soft"] = "soft"
     """binary: binary cross-entropy, where every class in a mixed image has target 1. soft: cross-entropy with soft
     labels."""
-    eval_crop: Annotated[float, tyro.conf.arg(name="crop-pct")] = 0.875
+    crop_pct: float = 0.875
     """Crop ratio of evaluation: the image size over the shorter side to which images are resized."""
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -89,8 +89,8 @@ class TrainConfig(BaseTrainConfig):
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self):
-        if not 0 < self.eval_crop <= 1:
-            raise ValueError(f"got eval_crop={self.eval_crop} (--crop-pct); expected above 0, up to 1")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"got crop_pct={self.crop_pct}; expected above 0, up to 1")
         mixed = self.augment.mixup > 0 or self.augment.cutmix > 0
         if self.batch_size < 1 or (mixed and self.batch_size % 2):
             expected = "2 or more, even, as images are mixed in pairs" if mixed else "1 or more"

@@ -30,9 +30,9 @@ def deit3_small() -> TrainConfig:
         recipe="deit3_small",
         batch_size=2048,
         loss="binary",
-        eval_crop=1.0,
+        crop_pct=1.0,
         model=ClassifierConfig(model="deit_small", size=224),
-        augment=AugmentConfig(kind="three_augment", repeats=3, label_smoothing=0.0),
+        augment=AugmentConfig(auto_augment="three_augment", aug_repeats=3, label_smoothing=0.0),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
     )
@@ -77,9 +77,9 @@ def deit3_base_finetune() -> TrainConfig:
     return TrainConfig(
         recipe="deit3_base_finetune",
         batch_size=512,
-        eval_crop=1.0,
+        crop_pct=1.0,
         model=ClassifierConfig(model="deit_base", size=224, drop_path=0.2, init="runs/deit3_base/model.safetensors"),
-        augment=AugmentConfig(kind="rand_augment", repeats=1, label_smoothing=0.1),
+        augment=AugmentConfig(auto_augment="rand_augment", aug_repeats=1, label_smoothing=0.1),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
     )
@@ -114,7 +114,7 @@ def swin_tiny() -> TrainConfig:
         recipe="swin_tiny",
         batch_size=1024,
         model=ClassifierConfig(model="swin_tiny", size=224, drop_path=0.2),
-        augment=AugmentConfig(kind="rand_augment", repeats=1, label_smoothing=0.1, random_erasing=0.25),
+        augment=AugmentConfig(auto_augment="rand_augment", aug_repeats=1, label_smoothing=0.1, random_erasing=0.25),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
     )
@@ -181,11 +181,11 @@ def fashion() -> TrainConfig:
         recipe="fashion",
         data="fashion",
         batch_size=128,
-        eval_crop=1.0,
+        crop_pct=1.0,
         model=ClassifierConfig(model="deit_tiny", size=28, width=64, depth=4, heads=4, patch_size=4),
-        augment=AugmentConfig(kind="simple", scale=(0.8, 1.0), mixup=0.0, cutmix=0.0, repeats=1),
+        augment=AugmentConfig(auto_augment="simple", scale=(0.8, 1.0), mixup=0.0, cutmix=0.0, aug_repeats=1),
         optim=OptimConfig(lr=4e-3, epochs=8, warmup_epochs=1),
-        run=RunConfig(workers=0, log_every=10),
+        run=RunConfig(workers=0, log_interval=10),
     )
 
 

@@ -107,7 +107,9 @@ class Classification:
     ):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.communicator = accelerator, communicator
-        self.order = train_order(config, len(train), accelerator, repeats=config.augment.repeats, blocks=train.blocks)
+        self.order = train_order(
+            config, len(train), accelerator, repeats=config.augment.aug_repeats, blocks=train.blocks
+        )
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = tuple(train.classes)
         self.built: Config = config.model.build(len(self.classes))  # initial weights may set its reference grid
@@ -158,8 +160,8 @@ class Classification:
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Return top-1 and top-5 in percent at the training size; each image is evaluated by one process."""
         config, processes = self.config, self.accelerator.num_processes
-        transform = eval_transform(config.model.size, config.eval_crop)
-        size = max(1, config.batch_size // processes // config.run.accumulate)
+        transform = eval_transform(config.model.size, config.crop_pct)
+        size = max(1, config.batch_size // processes // config.run.grad_accum_steps)
         ranks = {"world": processes, "rank": self.accelerator.process_index}
 
         def batches() -> Iterator[Batch]:
@@ -174,7 +176,7 @@ class Classification:
             return model(self.normalize(images))
 
         size = config.model.size
-        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.shard else None
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.fsdp else None
         return tally(logits_of, batches(), len(self.test.classes), self.communicator, watch, blank=blank).scores()
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -182,7 +184,7 @@ class Classification:
         model = build_model(self.built)
         model.load_state_dict(dict(weights))
         metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
-        metadata |= self.statistics | {"crop": self.config.eval_crop}
+        metadata |= self.statistics | {"crop": self.config.crop_pct}
         save_model(path, model, classes=self.train.classes, metadata=metadata)
 
 

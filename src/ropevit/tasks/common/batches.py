@@ -27,7 +27,7 @@ def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> Trai
         config.run.seed,
         world=accelerator.num_processes,
         rank=accelerator.process_index,
-        micro_batches=config.run.accumulate,
+        micro_batches=config.run.grad_accum_steps,
         **more,
     )
 

@@ -11,15 +11,6 @@ from ropevit.models.positions import describe_positions
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
-#: Field of RunConfig -> its option, where they differ: options have names of timm or Megatron-LM, files the field's.
-_OPTIONS = {
-    "accumulate": "grad-accum-steps",
-    "save_every": "save-interval",
-    "keep": "keep-checkpoints",
-    "eval_every": "val-interval",
-    "log_every": "log-interval",
-}
-
 #: A field that names a position embedding.
 PositionName = Annotated[str, tyro.conf.arg(help=f"Position embedding: {describe_positions()}.")]
 
@@ -38,7 +29,7 @@ class OptimConfig:
     """Learning rate at the end of the warm-up; not scaled with the batch size."""
     weight_decay: float = 0.05
     """Weight decay of matrices; biases, norms, embeddings and learned frequencies are never decayed."""
-    eps: Annotated[float, tyro.conf.arg(name="opt-eps")] = 1e-8
+    opt_eps: float = 1e-8
     """Epsilon of the optimizer, added to the square root of the second moment."""
     epochs: int | None = 300
     """Length of the training in epochs; None if `steps` is given."""
@@ -64,13 +55,13 @@ class OptimConfig:
     """Maximum global gradient norm; None disables clipping."""
     layer_decay: float = 1.0
     """Layer-wise learning rate decay, per layer from the head downwards; 1 disables it."""
-    backbone_lr: Annotated[float, tyro.conf.arg(name="backbone-lr-scale")] = 1.0
+    backbone_lr_scale: float = 1.0
     """Factor on the learning rate of the backbone of a detector or segmenter."""
     ema_decay: float | None = None
     """Decay of the exponential moving average (EMA) of the weights; None disables it."""
 
     def __post_init__(self):
-        for name in ("lr", "eps", "epochs", "steps", "power", "backbone_lr", "clip_grad"):
+        for name in ("lr", "opt_eps", "epochs", "steps", "power", "backbone_lr_scale", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected above 0")
         for name in ("weight_decay", "warmup_epochs", "warmup_steps", "warmup_lr", "min_lr"):
@@ -137,13 +128,13 @@ class RunConfig:
     """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     precision: Precision = "float32"
     """float32, tf32 (float32 with TF32 matrix products), or mixed precision: bfloat16, float16 (with a loss scaler)."""
-    accumulate: Annotated[int, tyro.conf.arg(name="grad-accum-steps")] = 1
+    grad_accum_steps: int = 1
     """Gradient accumulation: micro-batches into which each process divides its part of a batch, to save memory."""
     compile: bool = False
     """Compile the model with torch.compile."""
     grad_checkpointing: bool = False
     """Gradient checkpointing: recompute each block in the backward pass; less memory, more time."""
-    shard: Annotated[bool, tyro.conf.arg(name="fsdp")] = False
+    fsdp: bool = False
     """Shard weights, gradients and optimizer state over the processes (FSDP2), for models that do not fit on one
     device."""
     workers: int = 4
@@ -151,13 +142,13 @@ class RunConfig:
     max_steps: int | None = None
     """Stop after this many steps, as a trial; the schedule stays the same, and --resume without --max-steps
     continues."""
-    save_every: Annotated[int | None, tyro.conf.arg(name="save-interval")] = None
+    save_interval: int | None = None
     """Steps between checkpoints; None saves one at the end of each epoch."""
-    keep: Annotated[int, tyro.conf.arg(name="keep-checkpoints")] = 2
+    keep_checkpoints: int = 2
     """Number of checkpoints to keep; older ones are deleted."""
-    eval_every: Annotated[int, tyro.conf.arg(name="val-interval")] = 1
+    val_interval: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    log_every: Annotated[int, tyro.conf.arg(name="log-interval")] = 50
+    log_interval: int = 50
     """Steps between log lines; the GPU is synchronized only then."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the output directory."""
@@ -166,13 +157,65 @@ class RunConfig:
 
     def __post_init__(self):
         check_device_name(self.device)
-        for name in ("accumulate", "max_steps", "save_every", "keep", "eval_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = f" (--{_OPTIONS[name]})" if name in _OPTIONS else ""
-                raise ValueError(f"got {name}={value}{option}; expected at least 1")
+        for name in (
+            "grad_accum_steps",
+            "max_steps",
+            "save_interval",
+            "keep_checkpoints",
+            "val_interval",
+            "log_interval",
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1")
         if self.workers < 0 or self.seed < 0:
             raise ValueError(f"got workers={self.workers}, seed={self.seed}; expected 0 or more")
+
+
+#: Former names of fields in config.json -> names of today, by group; the empty group is the config itself.
+FORMER_FIELDS: dict[str, dict[str, str]] = {
+    "": {"eval_crop": "crop_pct", "top": "max_detections"},
+    "run": {
+        "accumulate": "grad_accum_steps",
+        "shard": "fsdp",
+        "save_every": "save_interval",
+        "keep": "keep_checkpoints",
+        "eval_every": "val_interval",
+        "log_every": "log_interval",
+    },
+    "optim": {"eps": "opt_eps", "backbone_lr": "backbone_lr_scale"},
+    "augment": {
+        "kind": "auto_augment",
+        "repeats": "aug_repeats",
+        "crop": "crop_size",
+        "ratios": "ratio_range",
+        "short_sides": "short_edge_lengths",
+        "most_of_one_class": "cat_max_ratio",
+        "pad": "pad_value",
+        "colours": "photometric_distortion",
+    },
+    "scale": {
+        "short_sides": "short_edge_lengths",
+        "longest": "max_size",
+        "before_crop": "pre_crop_edge_lengths",
+        "test_side": "test_size",
+    },
+}
+
+
+def with_current_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Rename the fields of an older config.json, so that its training can be resumed; newer ones are unchanged.
+
+    An older one is recognized by its `run`: tasks of other packages may use these names for fields of their own.
+    """
+    run = settings.get("run")
+    if not isinstance(run, dict) or not FORMER_FIELDS["run"].keys() & run.keys():
+        return settings
+    return settings
+    renamed = {FORMER_FIELDS[""].get(name, name): value for name, value in settings.items()}
+    for group, names in FORMER_FIELDS.items():
+        if isinstance(fields := renamed.get(group), dict):
+            renamed[group] = {names.get(name, name): value for name, value in fields.items()}
+    return renamed
 
 
 #: Fields of RunConfig that change the results, so that a training cannot be resumed with other values.

@@ -37,10 +37,9 @@ def make_accelerator(config: RunConfig) -> Any:
         raise ValueError(f"got precision={config.precision!r} on {shown}; use float32 or bfloat16")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # else convolutions use TF32 whatever the precision
-    if config.shard and ("RANK" not in os.environ or config.precision == "float16"):
+    if config.fsdp and ("RANK" not in os.environ or config.precision == "float16"):
         raise ValueError(
-            "got shard=True (--fsdp) with one process or precision='float16'; start several processes by torchrun, in "
-            "bfloat16"
+            "got fsdp=True with one process or precision='float16'; start several processes by torchrun, in bfloat16"
         )
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED[config.precision])
     check_device(device, accelerator.device)

@@ -163,10 +163,10 @@ def start(job: TrainJob) -> TrainState:
         model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
     if run.compile:
         model.compile()
-    if run.shard:
+    if run.fsdp:
         fsdp_module().apply_fsdp(model, job.accelerator.device)
     optimizer = job.accelerator.prepare_optimizer(make_optimizer(model, job.optim))
-    wrapped = job.accelerator.prepare_model(model, evaluation_mode=run.shard)  # does not wrap a sharded model again
+    wrapped = job.accelerator.prepare_model(model, evaluation_mode=run.fsdp)  # does not wrap a sharded model again
     plain = job.accelerator.unwrap_model(wrapped)
     ema = None if job.optim.ema_decay is None else Ema(plain, job.optim.ema_decay)
     wrapped.train()
@@ -190,7 +190,7 @@ def resume(state: TrainState, job: TrainJob) -> None:
         )
     found = load_checkpoint(folder / f"step-{step:08d}.pt")
     parts = found["state"]
-    load_training_state(parts, state.unwrapped, state.optimizer.optimizer, state.ema, job.run.shard)
+    load_training_state(parts, state.unwrapped, state.optimizer.optimizer, state.ema, job.run.fsdp)
     if job.accelerator.scaler is not None and found["scaler"]:
         job.accelerator.scaler.load_state_dict(found["scaler"])
     state.step, state.history = step, found["record"]
@@ -215,9 +215,9 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
         state.window.add(take_step(state, job, batches))
         job.report(StepDone(step=state.step))
         evaluating = _evaluation_due(state.step, job)
-        saving = evaluating or state.step % (run.save_every or epoch) == 0
+        saving = evaluating or state.step % (run.save_interval or epoch) == 0
         stopping = interruption.received()
-        if saving or stopping or state.step % run.log_every == 0:
+        if saving or stopping or state.step % run.log_interval == 0:
             _write_log_line(state, job)
         if not (saving or stopping):
             continue
@@ -231,7 +231,7 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
 
 def _evaluation_due(step: int, job: TrainJob) -> bool:
     """Return whether an evaluation follows a step."""
-    return step >= job.last_step or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
+    return step >= job.last_step or step % (job.run.val_interval * job.task.steps_per_epoch) == 0
 
 
 def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:
@@ -242,13 +242,13 @@ def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:
 
 def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tensor:
     """Take one optimization step and return this process's mean loss, on the device, without synchronizing it."""
-    accelerator, parts = job.accelerator, job.run.accumulate
+    accelerator, parts = job.accelerator, job.run.grad_accum_steps
     total = torch.zeros((), device=accelerator.device)
     for part in range(parts):
         batch = state.window.wait(batches)  # before seeding, as reading may use the same generators
         _seed_micro_batch(job, state.step, part)
         last = part == parts - 1
-        with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
+        with contextlib.nullcontext() if last or job.run.fsdp else accelerator.no_sync(state.model):
             loss = job.task.loss(state.model, batch, state.step)
             accelerator.backward(loss / parts)
         total += loss.detach() / parts
@@ -262,7 +262,7 @@ def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tenso
 
 def _seed_micro_batch(job: TrainJob, step: int, part: int) -> None:
     """Seed the random numbers of a micro-batch (stochastic depth, random erasing)."""
-    index = job.accelerator.process_index * job.run.accumulate + part
+    index = job.accelerator.process_index * job.run.grad_accum_steps + part
     seed = derive_seed("training", job.run.seed, step, index)
     torch.manual_seed(seed)
     random.seed(seed)
@@ -313,7 +313,7 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
         job.communicator.broadcast(state.unwrapped.buffers())  # running statistics: evaluate those that are saved
         state.unwrapped.eval()
         scores = job.task.evaluate(state.unwrapped, watch)
-        if job.run.shard:
+        if job.run.fsdp:
             fsdp_module().reshard(state.unwrapped)
         state.unwrapped.train()
         return scores
@@ -338,7 +338,7 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
 
 def save_weights(state: TrainState, job: TrainJob, name: str, scores: Mapping[str, float]) -> None:
     """Save the weights as a model file; all processes must call this."""
-    weights = training_state(state.unwrapped, state.optimizer.optimizer, None, job.run.shard)["model"]
+    weights = training_state(state.unwrapped, state.optimizer.optimizer, None, job.run.fsdp)["model"]
     facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
     job.communicator.run_on_main(lambda: job.task.save_weights(job.run.out / name, weights, facts))
 
@@ -348,11 +348,11 @@ def save(state: TrainState, job: TrainJob) -> Path:
     content = {
         "step": state.step,
         "record": state.history,
-        "state": training_state(state.unwrapped, state.optimizer.optimizer, state.ema, job.run.shard),
+        "state": training_state(state.unwrapped, state.optimizer.optimizer, state.ema, job.run.fsdp),
         "scaler": {} if job.accelerator.scaler is None else job.accelerator.scaler.state_dict(),
     }
     folder = job.run.out / "checkpoints"
-    return job.communicator.run_on_main(lambda: save_checkpoint(folder, state.step, content, job.run.keep))
+    return job.communicator.run_on_main(lambda: save_checkpoint(folder, state.step, content, job.run.keep_checkpoints))
 
 
 def finish(state: TrainState, job: TrainJob) -> None:

@@ -26,14 +26,14 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         MissingExtraError: If the optimizer is LAMB and timm is not installed.
         ValueError: If the config has a learning rate factor for the backbone, and the model has no backbone.
     """
-    scales = {} if config.backbone_lr == 1 else {"backbone.": config.backbone_lr}
+    scales = {} if config.backbone_lr_scale == 1 else {"backbone.": config.backbone_lr_scale}
     groups = parameter_groups(cast("HasLayers", model), config.lr, config.weight_decay, config.layer_decay, scales)
     groups = [{**group, "lr": config.lr} for group in groups]  # `set_learning_rate` multiplies by lr_scale
     if config.optimizer == "lamb":
         lamb = require("timm.optim", "train").Lamb
-        return lamb(groups, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay, max_grad_norm=1.0)
+        return lamb(groups, lr=config.lr, eps=config.opt_eps, weight_decay=config.weight_decay, max_grad_norm=1.0)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, eps=config.opt_eps, fused=fused)
 
 
 class Ema:

@@ -14,7 +14,7 @@ from ropevit.drawing import legend_label, write_figure
 from ropevit.extras import require
 from ropevit.files import parse_json, read_json, write_json
 from ropevit.locks import NAME, is_empty
-from ropevit.tasks.common.config import FIXED, RunConfig
+from ropevit.tasks.common.config import FIXED, RunConfig, with_current_names
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.registry import Metric, TaskSpec, task_of_format
 from ropevit.weights.reading import check_exists, named_repository
@@ -220,7 +220,7 @@ def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read the config of a run.
+    """Read the config of a run, with the names of today for the fields of an older one.
 
     Raises:
         ValueError: If there is none, or it was not written by a training.
@@ -233,7 +233,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"found no training in {folder} ({FILE} cannot be read: {reason}); name the directory of a run"
         ) from error
-    return settings
+    return with_current_names(settings)
 
 
 def _check_types(settings: Any) -> None:

@@ -6,18 +6,17 @@ of the dict are returned unchanged.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 
 from ropevit.extras import require
 
 #: Lengths of the shorter side in multi-scale training, in pixels.
-SHORT_SIDES = tuple(range(480, 801, 32))
+SHORT_EDGE_LENGTHS = tuple(range(480, 801, 32))
 
 #: Maximum length of the longer side in pixels.
-LONGEST = 1333
+MAX_SIZE = 1333
 
 #: Minimum and maximum side of a random crop in pixels; both are limited to the side of the image.
 _CROP_SIDES = (384, 600)
@@ -38,26 +37,27 @@ class ScaleConfig:
     Source: Carion et al. 2020 (arXiv:2005.12872), 4; sizes and probabilities as in detrex.
     """
 
-    short_sides: Annotated[tuple[int, ...], tyro.conf.arg(name="short-edge-lengths")] = SHORT_SIDES
+    short_edge_lengths: tuple[int, ...] = SHORT_EDGE_LENGTHS
     """Multi-scale training: lengths of the shorter side in pixels, one of which is drawn per image."""
-    longest: Annotated[int, tyro.conf.arg(name="max-size")] = LONGEST
+    max_size: int = MAX_SIZE
     """Maximum length of the longer side in pixels, in training and evaluation."""
-    before_crop: Annotated[tuple[int, ...], tyro.conf.arg(name="pre-crop-edge-lengths")] = (400, 500, 600)
+    pre_crop_edge_lengths: tuple[int, ...] = (400, 500, 600)
     """Lengths of the shorter side before the random crop, applied to half of the images; empty disables crops."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
-    test_side: Annotated[int, tyro.conf.arg(name="test-size")] = 800
+    test_size: int = 800
     """Length of the shorter side in evaluation, in pixels."""
 
     def __post_init__(self) -> None:
-        for name in ("short_sides", "before_crop"):
+        for name in ("short_edge_lengths", "pre_crop_edge_lengths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        lengths = *self.short_sides, *self.before_crop, self.test_side
-        if not self.short_sides or min(lengths) < 1 or max(*self.short_sides, self.test_side) > self.longest:
+        lengths = *self.short_edge_lengths, *self.pre_crop_edge_lengths, self.test_size
+        resized = *self.short_edge_lengths, self.test_size
+        if not self.short_edge_lengths or min(lengths) < 1 or max(resized) > self.max_size:
             raise ValueError(
-                f"got short_sides={self.short_sides} (--short-edge-lengths), before_crop={self.before_crop} "
-                f"(--pre-crop-edge-lengths), test_side={self.test_side} (--test-size), longest={self.longest} "
-                "(--max-size); expected 1 pixel or more, and none above --max-size"
+                f"got short_edge_lengths={self.short_edge_lengths}, "
+                f"pre_crop_edge_lengths={self.pre_crop_edge_lengths}, test_size={self.test_size}, "
+                f"max_size={self.max_size}; expected 1 pixel or more, and none above max_size"
             )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"got flip={self.flip}; expected 0 to 1")
@@ -78,16 +78,16 @@ def train_transform(config: ScaleConfig | None = None) -> Transform:
     """
     config = config or ScaleConfig()
     vision = require("torchvision.transforms.v2", "train")
-    resize = ShortestSize(config.short_sides, config.longest)
+    resize = ShortestSize(config.short_edge_lengths, config.max_size)
     sized = resize
-    if config.before_crop:
-        before = ShortestSize(config.before_crop)
+    if config.pre_crop_edge_lengths:
+        before = ShortestSize(config.pre_crop_edge_lengths)
         sized = vision.RandomChoice([resize, vision.Compose([before, random_crop, resize])])
     finish = vision.ClampBoundingBoxes(), vision.SanitizeBoundingBoxes()
     return vision.Compose([vision.RandomHorizontalFlip(config.flip), sized, *finish])
 
 
-def eval_transform(short: int = 800, longest: int = LONGEST, resize_first: tuple[int, int] | None = None) -> Transform:
+def eval_transform(short: int = 800, longest: int = MAX_SIZE, resize_first: tuple[int, int] | None = None) -> Transform:
     """Return the transform that resizes the shorter side to `short` pixels, with the longer one limited to `longest`.
 
     With `resize_first`, an image is first resized in the same way to these two limits.

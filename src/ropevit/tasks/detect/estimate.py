@@ -18,7 +18,7 @@ def step_spec(config: DetectTrainConfig) -> StepSpec:
 
     The outputs are summed instead of computing the losses, whose matching needs values, which the meta device lacks.
     """
-    height, width = max(config.scale.short_sides), config.scale.longest
+    height, width = max(config.scale.short_edge_lengths), config.scale.max_size
 
     def build() -> nn.Module:
         model = Detector(config.model, CLASSES)

@@ -20,7 +20,7 @@ Recipe = Callable[..., DetectTrainConfig]
 #: AdamW with a tenth of the rate for the backbone and gradients clipped at 0.1; divided by 10 for the last epoch.
 _TWELVE_EPOCHS = OptimConfig(
     lr=1e-4,
-    backbone_lr=0.1,
+    backbone_lr_scale=0.1,
     weight_decay=1e-4,
     epochs=12,
     warmup_epochs=0.0,
@@ -163,9 +163,9 @@ def dino_smoke(position: str = "rope_mixed") -> DetectTrainConfig:
         data="tiny_coco",
         batch_size=5,
         model=DetectorConfig(model="deit_tiny", position=position, init=None, dino=dino, **size),
-        scale=ScaleConfig(short_sides=(64,), longest=64, before_crop=(), test_side=64),
-        optim=replace(_TWELVE_EPOCHS, lr=1e-3, backbone_lr=1.0, epochs=80, milestones=(0.8,)),
-        run=RunConfig(workers=0, log_every=10, eval_every=20),
+        scale=ScaleConfig(short_edge_lengths=(64,), max_size=64, pre_crop_edge_lengths=(), test_size=64),
+        optim=replace(_TWELVE_EPOCHS, lr=1e-3, backbone_lr_scale=1.0, epochs=80, milestones=(0.8,)),
+        run=RunConfig(workers=0, log_interval=10, val_interval=20),
     )
 
 
@@ -197,4 +197,4 @@ def find_recipe(name: str) -> DetectTrainConfig:
 
 def recipe_facts(config: DetectTrainConfig) -> dict[str, str]:
     """Return facts for `ropevit train --list`."""
-    return {"pixels": str(config.scale.test_side)}
+    return {"pixels": str(config.scale.test_size)}

@@ -91,23 +91,25 @@ class Detection(DenseTask):
         """Return this process's micro-batches of the steps from `first` to before `last`."""
         run, transform = self.config.run, train_transform(self.config.scale)
         parts = train_batches(self.train, transform, self.order, first, last, run.workers)
-        return count_objects(parts, run.accumulate, lambda part: sum(len(target.labels) for target in part.targets))
+        return count_objects(
+            parts, run.grad_accum_steps, lambda part: sum(len(target.labels) for target in part.targets)
+        )
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the sum of DINO's weighted losses of a micro-batch, whose mean over micro-batches is the step's."""
         self.note_skipped(self.train, batch.bad)
         targets = [target.to(self.accelerator.device) for target in batch.targets]
         output = model(normalize(batch, self.mean, self.std), batch.sizes, targets)
-        divisor = step_divisor(batch.objects, self.config.run.accumulate, self.accelerator.device)
+        divisor = step_divisor(batch.objects, self.config.run.grad_accum_steps, self.accelerator.device)
         return torch.stack(list(dino_losses(output, targets, self.config.model.dino, divisor).values())).sum()
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Return COCO's average precision in percent, each image once over all processes."""
         config = self.config
         settings = DetectorSettings(
-            **self.inference_fields(config.scale.test_side, config.scale.longest),
-            max_detections=config.top,
-            batch_size=max(1, config.batch_size // self.accelerator.num_processes // config.run.accumulate),
+            **self.inference_fields(config.scale.test_size, config.scale.max_size),
+            max_detections=config.max_detections,
+            batch_size=max(1, config.batch_size // self.accelerator.num_processes // config.run.grad_accum_steps),
         )
         rows, bad = run_detector(model, self.test, settings, self.communicator, self.progress(report))
         self.note_skipped(self.test, bad)
@@ -118,6 +120,6 @@ class Detection(DenseTask):
         config = self.config
         model = Detector(config.model, len(self.classes))
         model.load_state_dict(dict(weights))
-        sizes = {"test_side": config.scale.test_side, "longest": config.scale.longest, "top": config.top}
+        sizes = {"test_side": config.scale.test_size, "longest": config.scale.max_size, "top": config.max_detections}
         metadata = self.metadata(facts) | {"category_ids": list(self.train.category_ids)} | sizes
         save_detector(path, model, config.model, self.classes, metadata)

@@ -29,7 +29,7 @@ class DetectTrainConfig(BaseTrainConfig):
     """Images per step, over all processes and gradient accumulation steps."""
     keep_empty: bool = False
     """Also train on images without boxes."""
-    top: Annotated[int, tyro.conf.arg(name="max-detections")] = 300
+    max_detections: int = 300
     """Maximum number of detections per image in evaluation."""
     model: Annotated[DetectorConfig, _WITHOUT_PREFIX] = field(default_factory=DetectorConfig)
     scale: Annotated[ScaleConfig, _WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
@@ -37,7 +37,9 @@ class DetectTrainConfig(BaseTrainConfig):
     run: Annotated[RunConfig, _WITHOUT_PREFIX] = field(default_factory=RunConfig)
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.top < 1:
-            raise ValueError(f"got batch_size={self.batch_size}, top={self.top} (--max-detections); expected 1 or more")
-        if self.run.shard:
-            raise ValueError("got shard=True (--fsdp); detectors do not support FSDP: leave it out")
+        if self.batch_size < 1 or self.max_detections < 1:
+            raise ValueError(
+                f"got batch_size={self.batch_size}, max_detections={self.max_detections}; expected 1 or more"
+            )
+        if self.run.fsdp:
+            raise ValueError("got fsdp=True; detectors do not support FSDP: leave it out")

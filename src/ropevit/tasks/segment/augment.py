@@ -5,11 +5,10 @@ A sample is an image (3, h, w) and the labels of its pixels (h, w), both of byte
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -38,28 +37,28 @@ class CropConfig:
     Raises:
         ValueError: If a field is out of range.
 
-    Source: `configs/_base_/datasets/ade20k.py` of mmsegmentation; Mask2Former's: `short_sides`.
+    Source: `configs/_base_/datasets/ade20k.py` of mmsegmentation; Mask2Former's: `short_edge_lengths`.
     """
 
-    crop: Annotated[int, tyro.conf.arg(name="crop-size")] = 512
+    crop_size: int = 512
     """Side of the crops in pixels; smaller images are padded."""
     short: int = 512
     """Limit on the shorter side before the crop in pixels, multiplied by a random ratio."""
     long: int = 2048
     """Limit on the longer side, multiplied by the same ratio."""
-    ratios: Annotated[tuple[float, float], tyro.conf.arg(name="ratio-range")] = (0.5, 2.0)
+    ratio_range: tuple[float, float] = (0.5, 2.0)
     """Minimum and maximum ratio (mmseg ratio_range)."""
-    short_sides: Annotated[tuple[int, ...], tyro.conf.arg(name="short-edge-lengths")] = ()
+    short_edge_lengths: tuple[int, ...] = ()
     """Lengths of the shorter side, one of which is drawn instead of a ratio (Mask2Former); --long limits the longer."""
-    most_of_one_class: Annotated[float, tyro.conf.arg(name="cat-max-ratio")] = 0.75
+    cat_max_ratio: float = 0.75
     """Redraw a crop, at most ten times, while one class covers at least this fraction of its labeled pixels (mmseg
     cat_max_ratio); 1 disables."""
-    pad: Annotated[int | None, tyro.conf.arg(name="pad-value")] = None
+    pad_value: int | None = None
     """Value from 0 to 255 that pads images smaller than the crop before normalization (Mask2Former: 128); None pads
     with the mean."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
-    colours: Annotated[bool, tyro.conf.arg(name="photometric-distortion")] = True
+    photometric_distortion: bool = True
     """Randomly change brightness, contrast, saturation and hue."""
     test_short: int = 512
     """Limit on the shorter side in evaluation, in pixels."""
@@ -67,28 +66,27 @@ class CropConfig:
     """Limit on the longer side in evaluation."""
 
     def __post_init__(self) -> None:
-        for name in ("ratios", "short_sides"):
+        for name in ("ratio_range", "short_edge_lengths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("crop", "short", "long", "test_short", "test_long"):
+        for name in ("crop_size", "short", "long", "test_short", "test_long"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1 pixel")
-        if min(self.short_sides, default=1) < 1 or max(self.short_sides, default=1) > self.long:
+        if min(self.short_edge_lengths, default=1) < 1 or max(self.short_edge_lengths, default=1) > self.long:
             raise ValueError(
-                f"got short_sides={self.short_sides} (--short-edge-lengths); expected 1 to long={self.long} pixels each"
+                f"got short_edge_lengths={self.short_edge_lengths}; expected 1 to long={self.long} pixels each"
             )
-        if self.short_sides and (self.short, self.ratios) != (CropConfig.short, CropConfig.ratios):
+        if self.short_edge_lengths and (self.short, self.ratio_range) != (CropConfig.short, CropConfig.ratio_range):
             raise ValueError(
-                f"got short={self.short}, ratios={self.ratios} with short_sides, drawn instead of them; leave them at "
-                f"{CropConfig.short} and {CropConfig.ratios}, or give no short_sides"
+                f"got short={self.short}, ratio_range={self.ratio_range} with short_edge_lengths, drawn instead of "
+                f"them; leave them at {CropConfig.short} and {CropConfig.ratio_range}, or give no short_edge_lengths"
             )
-        if len(self.ratios) != 2 or not 0 < self.ratios[0] <= self.ratios[1]:
-            raise ValueError(f"got ratios={self.ratios} (--ratio-range); expected minimum and maximum, above 0")
-        if self.pad is not None and not 0 <= self.pad <= 255:
-            raise ValueError(f"got pad={self.pad} (--pad-value); expected 0 to 255, or None for the mean")
-        if not 0 <= self.flip <= 1 or not 0 < self.most_of_one_class <= 1:
+        if len(self.ratio_range) != 2 or not 0 < self.ratio_range[0] <= self.ratio_range[1]:
+            raise ValueError(f"got ratio_range={self.ratio_range}; expected minimum and maximum, above 0")
+        if self.pad_value is not None and not 0 <= self.pad_value <= 255:
+            raise ValueError(f"got pad_value={self.pad_value}; expected 0 to 255, or None for the mean")
+        if not 0 <= self.flip <= 1 or not 0 < self.cat_max_ratio <= 1:
             raise ValueError(
-                f"got flip={self.flip}, most_of_one_class={self.most_of_one_class} (--cat-max-ratio); expected 0 to 1, "
-                "and above 0 to 1"
+                f"got flip={self.flip}, cat_max_ratio={self.cat_max_ratio}; expected 0 to 1, and above 0 to 1"
             )
 
 
@@ -108,15 +106,15 @@ class TrainTransform:
         pixels, truth = random_crop(*resize(image, labels, size), config)
         if uniform(0, 1) < config.flip:
             pixels, truth = pixels.flip(2), truth.flip(1)
-        return (photometric_distortion(pixels) if config.colours else pixels), truth
+        return (photometric_distortion(pixels) if config.photometric_distortion else pixels), truth
 
 
 def draw_size(size: tuple[int, int], config: CropConfig) -> tuple[int, int]:
     """Draw the height and width to which an image of a height and width is resized."""
-    if config.short_sides:
-        short = config.short_sides[randint(len(config.short_sides))]
+    if config.short_edge_lengths:
+        short = config.short_edge_lengths[randint(len(config.short_edge_lengths))]
         return view_size(size, short, config.long)
-    return view_size(size, config.short, config.long, uniform(*config.ratios))
+    return view_size(size, config.short, config.long, uniform(*config.ratio_range))
 
 
 def resize(image: Image.Image, labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> Sample:
@@ -136,9 +134,9 @@ def random_crop(image: UInt8[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], con
     height, width = labels.shape
     rows = columns = slice(None)
     for _ in range(_TRIES):
-        top, left = randint(max(height - config.crop, 0) + 1), randint(max(width - config.crop, 0) + 1)
-        rows, columns = slice(top, top + config.crop), slice(left, left + config.crop)
-        if config.most_of_one_class == 1 or largest_class_fraction(labels[rows, columns]) < config.most_of_one_class:
+        top, left = randint(max(height - config.crop_size, 0) + 1), randint(max(width - config.crop_size, 0) + 1)
+        rows, columns = slice(top, top + config.crop_size), slice(left, left + config.crop_size)
+        if config.cat_max_ratio == 1 or largest_class_fraction(labels[rows, columns]) < config.cat_max_ratio:
             break
     return image[:, rows, columns], labels[rows, columns]
 

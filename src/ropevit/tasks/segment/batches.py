@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 def train_reader(source: AdeSource, config: CropConfig) -> TrainReader[Batch]:
     """Return a reader of training batches."""
-    return TrainReader(source, TrainTransform(config), partial(collate, side=config.crop, pad=config.pad))
+    return TrainReader(source, TrainTransform(config), partial(collate, side=config.crop_size, pad=config.pad_value))
 
 
 def collate(samples: list[Sample], bad: list[int], side: int, pad: int | None) -> Batch:

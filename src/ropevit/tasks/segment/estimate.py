@@ -18,7 +18,7 @@ def step_spec(config: SegmentTrainConfig) -> StepSpec:
 
     For Mask2Former, the outputs are summed instead of computing its losses, whose matching needs real values.
     """
-    side, upernet = config.augment.crop, config.model.head == "upernet"
+    side, upernet = config.augment.crop_size, config.model.head == "upernet"
 
     def build() -> SegmentationModel:
         model = build_segmenter(config.model, CLASSES)

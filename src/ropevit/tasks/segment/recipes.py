@@ -16,7 +16,7 @@ from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
 
 #: Evaluation as often as in mmseg on ADE20K: every 13 epochs, about 16 000 steps.
-_LONG = RunConfig(eval_every=13)
+_LONG = RunConfig(val_interval=13)
 
 
 def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> SegmentTrainConfig:
@@ -45,7 +45,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
         recipe=f"segment/{recipe}",
         batch_size=profile.batch_size,
         model=segmenter,
-        augment=CropConfig(crop=profile.crop),
+        augment=CropConfig(crop_size=profile.crop),
         inference=profile.inference,
         optim=optim,
         run=_LONG,
@@ -114,7 +114,7 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentTrainConfig:
     """
     optim = OptimConfig(
         lr=1e-4,
-        backbone_lr=0.1,
+        backbone_lr_scale=0.1,
         weight_decay=0.05,
         epochs=None,
         steps=160_000,
@@ -124,12 +124,12 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentTrainConfig:
         warmup_steps=0,
         clip_grad=0.01,
     )
-    short_sides = tuple(int(tenths * 0.1 * 512) for tenths in range(5, 21))
+    short_edge_lengths = tuple(int(tenths * 0.1 * 512) for tenths in range(5, 21))
     return SegmentTrainConfig(
         recipe=f"segment/{recipe}",
         batch_size=16,
         model=SegmenterConfig(model=model, position=position, drop_path=0.3, head="mask2former"),
-        augment=CropConfig(short_sides=short_sides, most_of_one_class=1.0, pad=128),
+        augment=CropConfig(short_edge_lengths=short_edge_lengths, cat_max_ratio=1.0, pad_value=128),
         inference=InferenceConfig(probabilities=False),
         optim=optim,
         run=_LONG,
@@ -169,8 +169,8 @@ def mask2former_swin_base(position: str = "rope_mixed") -> SegmentTrainConfig:
 
 
 #: Image sizes and run options of the smoke recipes.
-SMALL = CropConfig(crop=64, long=128, test_short=64, test_long=128)
-SHORT = RunConfig(workers=0, log_every=10, save_every=50, eval_every=25)
+SMALL = CropConfig(crop_size=64, long=128, test_short=64, test_long=128)
+SHORT = RunConfig(workers=0, log_interval=10, save_interval=50, val_interval=25)
 
 
 def upernet_smoke(position: str = "rope_mixed") -> SegmentTrainConfig:
@@ -186,7 +186,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentTrainConfig:
         data="tiny_ade",
         batch_size=6,
         model=SegmenterConfig(model="deit_tiny", position=position, upernet=head, **size),
-        augment=replace(SMALL, short=64, ratios=(0.8, 1.4)),
+        augment=replace(SMALL, short=64, ratio_range=(0.8, 1.4)),
         inference=InferenceConfig(),
         optim=OptimConfig(lr=1e-2, epochs=None, steps=200, schedule="poly", min_lr=0.0, warmup_steps=10),
         run=SHORT,
@@ -211,8 +211,8 @@ def mask2former_smoke(position: str = "rope_mixed") -> SegmentTrainConfig:
         model=SegmenterConfig(
             model="deit_tiny", position=position, head="mask2former", mask2former=replace(head, points=512), **size
         ),
-        augment=replace(SMALL, short_sides=(51, 58, 64, 70, 77, 83, 90), most_of_one_class=1.0, pad=128),
-        optim=replace(official.optim, lr=1e-3, backbone_lr=1.0, steps=200, warmup_steps=10, clip_grad=None),
+        augment=replace(SMALL, short_edge_lengths=(51, 58, 64, 70, 77, 83, 90), cat_max_ratio=1.0, pad_value=128),
+        optim=replace(official.optim, lr=1e-3, backbone_lr_scale=1.0, steps=200, warmup_steps=10, clip_grad=None),
         run=SHORT,
     )
 
@@ -236,4 +236,4 @@ RECIPES: dict[str, Callable[..., SegmentTrainConfig]] = {
 
 def recipe_facts(config: SegmentTrainConfig) -> dict[str, str]:
     """Return the columns of a recipe in `ropevit train --list`."""
-    return {"pixels": str(config.augment.crop)}
+    return {"pixels": str(config.augment.crop_size)}

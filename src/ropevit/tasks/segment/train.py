@@ -71,7 +71,9 @@ class Segmentation(DenseTask):
         """Return this process's micro-batches of the steps `first` to `last` (exclusive)."""
         config = self.config
         parts = train_batches(self.train, config.augment, self.order, first, last, config.run.workers)
-        return parts if config.model.head == "upernet" else count_objects(parts, config.run.accumulate, count_masks)
+        return (
+            parts if config.model.head == "upernet" else count_objects(parts, config.run.grad_accum_steps, count_masks)
+        )
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
@@ -84,7 +86,7 @@ class Segmentation(DenseTask):
                 output, to_device(labels, self.accelerator.device), replace(heads.upernet, classes=count)
             )
         else:
-            divisor = step_divisor(batch.objects, self.config.run.accumulate, self.accelerator.device)
+            divisor = step_divisor(batch.objects, self.config.run.grad_accum_steps, self.accelerator.device)
             losses = mask_losses(output, labels, replace(heads.mask2former, classes=count), divisor)
         return torch.stack(list(losses.values())).sum()
 
@@ -107,6 +109,7 @@ class Segmentation(DenseTask):
         config = self.config
         model = build_segmenter(config.model, len(self.classes))
         model.load_state_dict(dict(weights))
-        sizes = {name: getattr(config.augment, name) for name in ("crop", "test_short", "test_long")}
+        augment = config.augment
+        sizes = {"crop": augment.crop_size, "test_short": augment.test_short, "test_long": augment.test_long}
         metadata = self.metadata(facts) | sizes | {"inference": asdict(config.inference)}
         save_segmenter(path, model, config.model, self.classes, metadata)

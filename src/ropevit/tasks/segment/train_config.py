@@ -39,5 +39,5 @@ class SegmentTrainConfig(BaseTrainConfig):
         if self.batch_size < least:
             why = "; the batch norms of UperNet need 2 images in each micro-batch" if least == 2 else ""
             raise ValueError(f"got batch_size={self.batch_size}; expected at least {least}{why}")
-        if self.run.shard:
-            raise ValueError("got shard=True (--fsdp); segmenters are not sharded: leave it out")
+        if self.run.fsdp:
+            raise ValueError("got fsdp=True; segmenters are not sharded: leave it out")
