@@ -88,10 +88,10 @@ def test_speed_prints_the_upper_limit_for_training(capsys):
     assert "images/s with 0 workers; the upper limit for training" in printed
 
 
-@pytest.mark.parametrize("layout", ["coco", "ade"])
-def test_a_tiny_set_has_no_problems_until_one_is_added(layout, tmp_path, capsys):
-    made = tmp_path / layout
-    assert run("make-tiny", layout, made) == 0
+@pytest.mark.parametrize("name", ["coco", "ade"])
+def test_a_tiny_set_has_no_problems_until_one_is_added(name, tmp_path, capsys):
+    made = tmp_path / name
+    assert run("make-tiny", name, made) == 0
     assert run("check", made) == 0
     printed = capsys.readouterr().out
     assert f"wrote {made}\n" in printed
@@ -99,7 +99,7 @@ def test_a_tiny_set_has_no_problems_until_one_is_added(layout, tmp_path, capsys)
     next(iter(sorted(made.glob("annotations/**/*.*")))).write_bytes(b"{")
     assert run("check", made) == 1
     assert "annotations" in capsys.readouterr().out
-    assert run("make-tiny", layout, made) == 2
+    assert run("make-tiny", name, made) == 2
     assert "exists and is not empty; choose another folder" in capsys.readouterr().err
 
 

@@ -273,10 +273,10 @@ def test_a_damaged_file_is_refused(checkpoint, many_images, tmp_path, capsys, co
 
 def test_a_model_with_scaling_of_its_own_is_compared_with_that(many_images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = save(tmp_path / "own" / "model.safetensors", scaling="normalise+jitter(rescale=2)")
+    own = save(tmp_path / "own" / "model.safetensors", scaling="normalize+jitter(rescale=2)")
     main([*tune_words(own, many_images), "--sizes", "32"])
     (kept,) = json.loads((tmp_path / "own" / FILE).read_text())["choices"]
-    assert kept["baseline"] == "normalise+jitter(rescale=2)"
+    assert kept["baseline"] == "normalize+jitter(rescale=2)"
     record = json.loads((tmp_path / "runs/tune-scaling/model/tuning.json").read_text())
     names = record["passes"][0]["scalings"]
-    assert names[:3] == ["normalise+jitter(rescale=2)", "none", "pi"]
+    assert names[:3] == ["normalize+jitter(rescale=2)", "none", "pi"]

@@ -4,8 +4,8 @@ from PIL import Image
 
 from ropevit.data.ade import IGNORED, open_ade
 from ropevit.data.ade_classes import published_names
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS, annotation_format
 from ropevit.data.check_dense import check_dense
-from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.tiny import SHAPES, make_tiny
 
 
@@ -160,8 +160,12 @@ def test_unreadable_class_names_raise_and_are_reported_by_the_check(name, text, 
 
 def test_a_valid_set_has_no_findings(tiny):
     report = check_dense(str(tiny))
-    assert (dense_layout(tiny), report.images, report.findings) == (LAYOUTS["ade"], {"train": 12, "val": 6}, [])
-    assert dense_layout(tiny / "images") is None
+    assert (annotation_format(tiny), report.images, report.findings) == (
+        ANNOTATION_FORMATS["ade"],
+        {"train": 12, "val": 6},
+        [],
+    )
+    assert annotation_format(tiny / "images") is None
 
 
 def relabel(root, change):

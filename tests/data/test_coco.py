@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from ropevit.data.annotation_faults import DROPPED, HANDLED, REFUSED, UNSEEN
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS, annotation_format
 from ropevit.data.check_dense import check_dense
 from ropevit.data.coco import open_coco
 from ropevit.data.findings import ADVICE
-from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.masks import decode_runs, mask_fault
 from ropevit.data.tiny import make_tiny
 
@@ -188,7 +188,7 @@ def test_handled_faults_are_reported_as_harmless(tiny):
     ] * 3
     assert seen == [(count, 18) for count in range(1, 19)]
     (tiny / "annotations" / "instances_val2017.json").unlink()
-    assert dense_layout(tiny) is LAYOUTS["coco"]
+    assert annotation_format(tiny) is ANNOTATION_FORMATS["coco"]
     assert [kind for kind, _ in found(tiny)] == ["annotations"]
 
 

@@ -99,7 +99,7 @@ def test_training_images_without_a_val_folder_are_split(folder, caplog):
 
 def test_a_detection_data_set_is_recognized(tmp_path):
     make_tiny("coco", tmp_path / "coco", 2, 1)
-    with pytest.raises(ValueError, match="is a data set in the layout of COCO, for detectors"):
+    with pytest.raises(ValueError, match="is a data set in the format of COCO, for detectors"):
         open_source(str(tmp_path / "coco"), "val")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from ropevit.data.layouts import LAYOUTS
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS
 from ropevit.data.tiny import make_tiny
 
 
@@ -8,10 +8,10 @@ def contents(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_tiny_sets_are_deterministic(layout, tmp_path):
+@pytest.mark.parametrize("kind", ANNOTATION_FORMATS)
+def test_the_tiny_sets_are_deterministic(kind, tmp_path):
     for name in ("first", "second"):
-        make_tiny(layout, tmp_path / name)
+        make_tiny(kind, tmp_path / name)
     first = contents(tmp_path / "first")
     assert first == contents(tmp_path / "second")
     assert len(set(first.values())) == len(first), "no two files are the same"
@@ -22,7 +22,7 @@ def test_existing_files_are_not_overwritten(tmp_path):
     for path in (tmp_path, tmp_path / "mine"):
         with pytest.raises(ValueError, match="exists and is not empty; choose another folder"):
             make_tiny("coco", path)
-    with pytest.raises(ValueError, match="got layout 'voc'; choose one of coco, ade"):
+    with pytest.raises(ValueError, match="got format 'voc'; choose one of coco, ade"):
         make_tiny("voc", tmp_path / "new")
 
 

@@ -140,7 +140,7 @@ def test_what_a_convention_does_not_go_with_is_refused(changes, message):
 def test_scaling_replaces_the_interpolation_of_the_coordinates(name):
     plain, scaled = model(name), model(name)
     images = {size: torch.randn(1, 3, *size) for size in ((24, 24), (36, 48), (12, 20))}
-    same = {"normalise": [*images], "pi": [(24, 24), (36, 48)], "ntk": [(24, 24)], "parts+log": [(24, 24)]}
+    same = {"normalize": [*images], "pi": [(24, 24), (36, 48)], "ntk": [(24, 24)], "parts+log": [(24, 24)]}
     for scaling, sizes in same.items():
         set_scaling(scaled, scaling)
         for size, batch in images.items():
@@ -154,7 +154,7 @@ def test_scaling_replaces_the_interpolation_of_the_coordinates(name):
 @torch.no_grad()
 def test_frequencies_of_figures_are_those_of_the_scaled_rotation(name):
     built = model(name)
-    set_scaling(built, "normalise")
+    set_scaling(built, "normalize")
     found = frequencies_at(built, (9, 12))[0].frequencies
     set_scaling(built, None)
     assert_close(found, frequencies_at(built, (9, 12))[0].frequencies)

@@ -28,7 +28,7 @@ def tables():
     return {"axial": AXIAL, "mixed": mixed_frequencies(32, 3), "golden": golden_frequencies(32, 3), "polar": polar}
 
 
-@pytest.mark.parametrize("rule", [*SCALING_METHODS, "yarn+log", "normalise(by=min)"])
+@pytest.mark.parametrize("rule", [*SCALING_METHODS, "yarn+log", "normalize(by=min)"])
 @pytest.mark.parametrize("table", ["axial", "mixed", "golden", "polar"])
 def test_at_the_trained_grid_a_rule_changes_no_bit(rule, table):
     frequencies = tables()[table]
@@ -46,7 +46,7 @@ def test_interpolation_divides_each_axis_by_its_own_scale():
 
 @pytest.mark.parametrize(("by", "over"), [("separate", (0.5, 2.0)), ("max", (2.0, 2.0)), ("min", (0.5, 0.5))])
 def test_normalized_grids_span_what_the_trained_one_spans_also_smaller_ones(by, over):
-    found = seen(f"normalise(by={by})", 28, 7).frequencies
+    found = seen(f"normalize(by={by})", 28, 7).frequencies
     assert_close(found, AXIAL / torch.tensor(over).unsqueeze(1))
 
 
@@ -165,7 +165,7 @@ def test_names_are_read_with_their_options():
     [
         (
             lambda: parse_scaling("dynamic", (2, 2)),
-            "no scaling method named 'dynamic'; choose from pi, normalise, ntk, parts",
+            "no scaling method named 'dynamic'; choose from pi, normalize, ntk, parts",
         ),
         (lambda: parse_scaling("", (2, 2)), "no scaling method named ''"),
         (lambda: parse_scaling("ntk++log", (2, 2)), "no scaling method named ''"),
@@ -175,7 +175,7 @@ def test_names_are_read_with_their_options():
         (lambda: parse_scaling("pi(base=3)", (2, 2)), "pi has no option 'base'; choose from none"),
         (lambda: parse_scaling("ntk(floor=low)", (2, 2)), "floor='low' for ntk; expected a number"),
         (lambda: parse_scaling("ntk(floor=2)", (2, 2)), "floor=2.0; expected a fraction"),
-        (lambda: parse_scaling("normalise(by=area)", (2, 2)), "by='area'; expected separate, max or min"),
+        (lambda: parse_scaling("normalize(by=area)", (2, 2)), "by='area'; expected separate, max or min"),
         (lambda: NTKByParts(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
         (lambda: Yarn(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
         (lambda: CoordinateJitter(rescale=0.5), "rescale=0.5; expected at least 0, 1 and 1"),
@@ -194,7 +194,7 @@ def test_rules_that_cannot_be_are_refused(build, message):
     ("synonym", "name"),
     [
         ("linear", "pi"),
-        ("normalize(by=max)", "normalise(by=max)"),
+        ("normalise(by=max)", "normalize(by=max)"),
         ("ntk_by_parts(slow=1)", "parts(slow=1)"),
         ("logn(power=0.5)", "entropy"),
     ],

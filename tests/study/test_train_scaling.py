@@ -18,7 +18,7 @@ from ropevit.study.runner import run_study
 from ropevit.study.train import StopRequested, train
 from ropevit.weights import load_model
 
-JITTER, BOTH = "jitter(rescale=2)", "normalise+jitter(rescale=2)"
+JITTER, BOTH = "jitter(rescale=2)", "normalize+jitter(rescale=2)"
 
 OPTIONS = {
     "panels": ("zoom",), "embeddings": ("ape", "rope_mixed"), "steps": 2, "batch_size": 4, "width": 16, "depth": 1,
@@ -76,13 +76,13 @@ def test_every_rotation_is_trained_with_each_rule_besides_without():
     ]
     assert len({run.name for run in runs}) == 7
     assert runs[0].name == "zoom-ape-seed0"
-    assert runs[-1].name == "zoom-rope_mixed-normalise+jitter-rescale2-seed0"
+    assert runs[-1].name == "zoom-rope_mixed-normalize+jitter-rescale2-seed0"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_scaling": ("normalise",)}, "got train_scaling 'normalise'; without jitter it changes nothing"),
+        ({"train_scaling": ("normalize",)}, "got train_scaling 'normalize'; without jitter it changes nothing"),
         ({"train_scaling": ("ntk+jitter(rescale=1)",)}, r"rescale=1\)'; without jitter it changes nothing"),
         ({"train_scaling": (JITTER, JITTER)}, "name each once"),
         ({"train_scaling": (JITTER, "jitter(rescale = 2.0)")}, "name each once"),

@@ -14,11 +14,11 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console, print_line, progress_bar
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS, annotation_format
 from ropevit.data.augment import AugmentConfig, AutoAugment, train_transform
 from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense
 from ropevit.data.findings import ADVICE, HARMLESS, DataReport, Finding
-from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.sources import NAMED_SOURCES, open_source
 from ropevit.data.speed import measure_speed
 from ropevit.data.tiny import COUNTS, make_tiny
@@ -28,9 +28,11 @@ from ropevit.text import csv_cell
 #: Examples of each kind of problem in the table.
 EXAMPLES = 3
 
-#: Layouts of `make-tiny`, and what each annotates.
-_LAYOUT_NAMES = f"{{{','.join(name for name, row in LAYOUTS.items() if row.write_tiny)}}}"
-_LAYOUT_HELP = "; ".join(f"{name}: {row.annotations}" for name, row in LAYOUTS.items() if row.write_tiny) + "."
+#: Formats of `make-tiny`, and what each annotates.
+_FORMAT_NAMES = f"{{{','.join(name for name, row in ANNOTATION_FORMATS.items() if row.write_tiny)}}}"
+_FORMAT_HELP = (
+    "; ".join(f"{name}: {row.annotations}" for name, row in ANNOTATION_FORMATS.items() if row.write_tiny) + "."
+)
 
 PathText = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
@@ -48,7 +50,7 @@ class CheckConfig:
     """
 
     path: PathText
-    """Folder with train and val, of class folders or WebDataset shards; a pattern of shards; or a folder in the layout
+    """Folder with train and val, of class folders or WebDataset shards; a pattern of shards; or a folder in the format
     of COCO or ADE20K."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """CSV file for all findings; must not exist."""
@@ -76,14 +78,14 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MakeTinyConfig:
-    """Write a small synthetic data set of colored shapes in the layout of COCO or ADE20K, always the same.
+    """Write a small synthetic data set of colored shapes in the format of COCO or ADE20K, always the same.
 
     For example:
       ropevit data make-tiny coco my_coco
       ropevit data make-tiny ade my_ade --train 200 --val 50
     """
 
-    layout: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=_LAYOUT_HELP, metavar=_LAYOUT_NAMES)]
+    format: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=_FORMAT_HELP, metavar=_FORMAT_NAMES)]
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Output folder; must not exist, or be empty."""
     train: int = COUNTS["train"]
@@ -127,7 +129,7 @@ def _run_check(config: CheckConfig) -> None:
         raise ValueError(f"{config.out} exists; choose another --out, or remove it")
     console = Console()
     with progress_bar(console, "reading images") as update:
-        report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
+        report = check_dense(config.path, update) if annotation_format(config.path) else check(config.path, update)
     console.print("\n".join(summary(report)), soft_wrap=True, highlight=False)
     if report.findings:
         console.print(_findings_table(report))
@@ -210,5 +212,5 @@ def run_make_tiny(config: MakeTinyConfig) -> None:
     Raises:
         ValueError: If the folder is not empty.
     """
-    make_tiny(config.layout, config.directory, config.train, config.val)
+    make_tiny(config.format, config.directory, config.train, config.val)
     print_line(Console(), f"wrote {config.directory}")

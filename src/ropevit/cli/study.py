@@ -36,7 +36,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
       ropevit study --data my_images --out runs/mine
       ropevit study --data my_images --out runs/mine --resume
       ropevit study --families all --scaling ntk yarn parts+log --out runs/beyond
-      ropevit study --train-scaling "jitter(rescale=2)" "normalise+jitter(rescale=2)" --out runs/jitter
+      ropevit study --train-scaling "jitter(rescale=2)" "normalize+jitter(rescale=2)" --out runs/jitter
     """
     for package in ("matplotlib", "jinja2"):
         require(package, "figures")  # now, not after training

@@ -1,4 +1,4 @@
-"""Semantic segmentation data in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
+"""Semantic segmentation data in the format of ADE20K: images/training/*.jpg, annotations/training/*.png."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Class names of a segmentation data set in the layout of ADE20K."""
+"""Class names of a segmentation data set in the format of ADE20K."""
 
 import re
 from pathlib import Path

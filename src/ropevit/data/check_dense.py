@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ropevit.data.ade import IGNORED, AdeSource, list_ade, shared_labels, unpaired_files
 from ropevit.data.annotation_faults import Fault
+from ropevit.data.annotation_formats import SPLITS, annotation_format, format_labels
 from ropevit.data.coco import (
     CocoFile,
     annotation_faults,
@@ -23,7 +24,6 @@ from ropevit.data.coco import (
 from ropevit.data.decoding import matching_orientation, reason, upright_size
 from ropevit.data.findings import DataReport, Finding, ordered
 from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
-from ropevit.data.layouts import SPLITS, dense_layout, layout_labels
 from ropevit.data.listing import ImageListing, list_images, undecodable
 
 #: Fraction of pixels with an ignored label 0 from which a check asks whether 0 is a class.
@@ -62,16 +62,16 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
     """Check every image and annotation of both splits, and report faults and notes.
 
     Args:
-        data: Folder in a layout of `ropevit.data.layouts.LAYOUTS`.
+        data: Folder in a format of `ropevit.data.annotation_formats.ANNOTATION_FORMATS`.
         progress: Called with the number of checked and of all images.
 
     Raises:
         ValueError: If it is in none of them.
     """
-    layout = dense_layout(data)
-    if layout is None:
-        raise ValueError(f"found no annotated images in {data}; expected the layout of {layout_labels()}")
-    prepare = layout.get("prepare")
+    found = annotation_format(data)
+    if found is None:
+        raise ValueError(f"found no annotated images in {data}; expected the format of {format_labels()}")
+    prepare = found.get("prepare")
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
     findings = [_to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
     labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
@@ -181,7 +181,7 @@ def _check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
 
 
 def _orientation_faults(path: Path, facts: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
-    """DataReport an image with an EXIF rotation, and which orientation its annotation is for."""
+    """Report an image with an EXIF rotation, and which orientation its annotation is for."""
     if facts.orientation == 1 or facts.size is None:
         return []
     upright = upright_size(facts.size, facts.orientation)
@@ -203,6 +203,6 @@ def _ignored_share(labels: Counter[str]) -> list[str]:
 
 
 def _much_ignored(labels: Counter[str]) -> list[Fault]:
-    """DataReport a fraction of ignored label 0 so large that it may be a class."""
+    """Report a fraction of ignored label 0 so large that it may be a class."""
     share = labels["zero"] / labels["all"] if labels["all"] else 0
     return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= _MUCH else []

@@ -1,4 +1,4 @@
-"""Detection data in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
+"""Detection data in the format of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

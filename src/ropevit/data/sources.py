@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from ropevit.data.annotation_formats import annotation_format
 from ropevit.data.decoding import open_rgb
 from ropevit.data.emoji import load_emoji_images
 from ropevit.data.fashion import load_fashion
@@ -19,7 +20,6 @@ from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import VAL_FRACTION, split_files
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labeled import LabeledImages
-from ropevit.data.layouts import dense_layout
 from ropevit.data.listing import TEST_FOLDERS, Names, class_files, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
 from ropevit.text import join_names
@@ -190,7 +190,7 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         The split; images are read on access.
 
     Raises:
-        ValueError: If there is no such split, or the layout is not one of these.
+        ValueError: If there is no such split, or the format is not one of these.
     """
     if split not in ("train", "val"):
         raise ValueError(f"got split {split!r}; choose train or val")
@@ -208,7 +208,7 @@ def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> 
     """Open a split of a data set in a folder; see `open_source`.
 
     Raises:
-        ValueError: If there is no such split, or the layout is not one of these.
+        ValueError: If there is no such split, or the format is not one of these.
     """
     check_folder(path)
     name, data = f"{path.resolve().name}/{split}", str(path)
@@ -224,9 +224,9 @@ def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> 
         return FolderSource(root, name)
     if shards := find_shards(data, split):
         return open_shards(shards, name, every_class=split == "train", progress=progress)
-    if layout := dense_layout(data):
+    if found := annotation_format(data):
         raise ValueError(
-            f"{path} is a data set in the layout of {layout.label}, for detectors and segmenters; a classifier needs "
+            f"{path} is a data set in the format of {found.label}, for detectors and segmenters; a classifier needs "
             f"{split}/CLASS/*.jpg or shards"
         )
     folders = {folder.name for folder in subfolders(path)}

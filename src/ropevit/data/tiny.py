@@ -1,4 +1,4 @@
-"""Small generated data sets of colored shapes in the layouts of COCO and ADE20K, for trials and tests."""
+"""Small generated data sets of colored shapes in the formats of COCO and ADE20K, for trials and tests."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ropevit.data.ade import FOLDERS
 from ropevit.data.ade_classes import CLASSES, PUBLISHED_FILE, published_table
-from ropevit.data.layouts import LAYOUTS
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS
 
 #: Name -> color, category id in COCO (whose ids have gaps) and label in ADE20K of each shape.
 SHAPES = {
@@ -45,27 +45,27 @@ class Shape(NamedTuple):
         return self.left, self.top, self.left + self.side, self.top + self.side
 
 
-def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
+def make_tiny(name: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
     """Write a deterministic data set of colored shapes.
 
     As in the real sets, some images (every sixth) are empty, one holds a crowd, and sizes differ.
 
     Args:
-        layout: A name of `ropevit.data.layouts.LAYOUTS`.
+        name: A name of `ropevit.data.annotation_formats.ANNOTATION_FORMATS`.
         root: Folder to write; must be new or empty.
         train: Number of training images.
         val: Number of validation images.
 
     Raises:
-        ValueError: If the layout is unknown, a count is out of range, or the folder is not empty.
+        ValueError: If the format is unknown, a count is out of range, or the folder is not empty.
     """
     if not (1 <= train <= MAX_COUNT and 1 <= val <= MAX_COUNT):
         raise ValueError(f"got {train} and {val} images; expected 1 to {MAX_COUNT} of each split")
-    if layout not in LAYOUTS:
-        raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    if name not in ANNOTATION_FORMATS:
+        raise ValueError(f"got format {name!r}; choose one of {', '.join(ANNOTATION_FORMATS)}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not empty; choose another folder")
-    write = LAYOUTS[layout].get("write_tiny")
+    write = ANNOTATION_FORMATS[name].get("write_tiny")
     for first, split, count in ((0, "train", train), (MAX_COUNT, "val", val)):
         write(root, split, [draw_scene(first + index) for index in range(count)])
 
@@ -106,7 +106,7 @@ def _paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, color: Any) -> None:
 
 
 def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the images and boxes of a split in the layout of COCO."""
+    """Write the images and boxes of a split in the format of COCO."""
     folder, annotations = root / f"{split}2017", []
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ def _crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the images and label PNGs of a split in the layout of ADE20K."""
+    """Write the images and label PNGs of a split in the format of ADE20K."""
     images, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
     images.mkdir(parents=True)
     labels.mkdir(parents=True)

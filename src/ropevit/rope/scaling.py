@@ -97,7 +97,7 @@ class NormalizedCoordinates:
     """
 
     by: str = "separate"
-    name: ClassVar[str] = "normalise"
+    name: ClassVar[str] = "normalize"
 
     def __post_init__(self):
         if self.by not in ("separate", "max", "min"):
@@ -292,7 +292,7 @@ def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
 
 
 #: Other names of the same methods, as transformers and language models call them.
-_SYNONYMS = {"linear": "pi", "normalize": "normalise", "ntk_by_parts": "parts", "logn": "log"}
+_SYNONYMS = {"linear": "pi", "normalise": "normalize", "ntk_by_parts": "parts", "logn": "log"}
 
 #: name -> method, as `parse_scaling` reads them; "entropy" is a variant of "log".
 SCALING_METHODS: Mapping[str, ScalingMethod] = {

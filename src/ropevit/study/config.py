@@ -66,7 +66,7 @@ class StudyConfig:
     """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each. auto: one
     chosen for each model and size on training images that are held out for this purpose."""
     train_scaling: tuple[str, ...] | None = None
-    """RoPE scaling in training, with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2); every model with
+    """RoPE scaling in training, with jitter, such as jitter(rescale=2) or normalize+jitter(rescale=2); every model with
     RoPE is also trained with each."""
     train_sizes: tuple[int, ...] | None = None
     """Sides of training images in pixels; every model is also trained with one of them drawn for each step."""

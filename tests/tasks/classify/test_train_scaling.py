@@ -25,7 +25,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import find_runs
 from ropevit.weights import load_model
 
-RULE = "normalise+jitter(rescale=2)"
+RULE = "normalize+jitter(rescale=2)"
 
 
 def model_of(config: TrainConfig, **fields) -> TrainConfig:
@@ -93,8 +93,8 @@ def stop_after(step):
 
 
 def test_a_training_is_not_resumed_with_other_scaling(small):
-    train(model_of(small(max_steps=1), scaling="normalise"))
-    with pytest.raises(ValueError, match="scaling was 'normalise', now None"):
+    train(model_of(small(max_steps=1), scaling="normalize"))
+    with pytest.raises(ValueError, match="scaling was 'normalize', now None"):
         train(small(max_steps=2, resume=True))
 
 
@@ -135,7 +135,7 @@ def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
         evaluate(config, lambda event: begun.append(event.how) if isinstance(event, EvalStarted) else None)
-    assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
+    assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalize", "jitter"], ["yarn"]]
     assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
     assert [how.split("scaling ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
     assert seen[2] is None
@@ -145,5 +145,5 @@ def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(
 
 
 def test_scaling_without_rope_is_refused(small):
-    with pytest.raises(ValueError, match="got scaling='normalise' for ape, which has no RoPE; remove"):
-        model_of(small(), position="ape", scaling="normalise")
+    with pytest.raises(ValueError, match="got scaling='normalize' for ape, which has no RoPE; remove"):
+        model_of(small(), position="ape", scaling="normalize")

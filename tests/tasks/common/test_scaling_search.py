@@ -97,8 +97,8 @@ def test_nothing_is_chosen_where_all_are_level():
     assert (found.chosen, found.recommended) == ("none", "none")
     assert (found.gain.low, found.gain.high) == (0, 0)
     assert not found.gain.shown
-    own = search_scaling(images, accuracy, baseline="normalise")
-    assert (own.chosen, own.trials[0].scaling) == ("normalise", "normalise")
+    own = search_scaling(images, accuracy, baseline="normalize")
+    assert (own.chosen, own.trials[0].scaling) == ("normalize", "normalize")
 
 
 def test_names_are_those_that_scaling_reads():

@@ -21,7 +21,7 @@ class ClassifierConfig:
     which gives --position, too."""
     position: PositionName = "rope_mixed"
     scaling: str | None = None
-    """RoPE scaling methods used in training, such as normalise+jitter(rescale=2); see docs/scaling.md."""
+    """RoPE scaling methods used in training, such as normalize+jitter(rescale=2); see docs/scaling.md."""
     size: int = 224
     """Side of the training images in pixels."""
     drop_path: float = 0.0

@@ -210,7 +210,6 @@ def with_current_names(settings: dict[str, Any]) -> dict[str, Any]:
     run = settings.get("run")
     if not isinstance(run, dict) or not FORMER_FIELDS["run"].keys() & run.keys():
         return settings
-    return settings
     renamed = {FORMER_FIELDS[""].get(name, name): value for name, value in settings.items()}
     for group, names in FORMER_FIELDS.items():
         if isinstance(fields := renamed.get(group), dict):

@@ -78,7 +78,7 @@ class EvalConfig:
 
     data: str
     """Classifier: `fashion` or `emoji`, the embedded images; a folder with `val/<class>/`, or with `<class>/` only;
-    or WebDataset shards. Detector: a folder in the layout of COCO. Segmenter: one in the layout of ADE20K."""
+    or WebDataset shards. Detector: a folder in the format of COCO. Segmenter: one in the format of ADE20K."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Classifier by name (see `ropevit models`), such as rope_mixed_deit_small_patch16_LS, or a variant such as
     deit_small (with its original position embedding). Evaluates the published weights unless --checkpoint is given."""

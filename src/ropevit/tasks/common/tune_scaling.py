@@ -40,7 +40,7 @@ class TuneConfig:
 
     data: str
     """Images that the model was not trained on. Classifier: a folder with `val/<class>/`, or with `<class>/` only (its
-    held-out fifth is taken); `fashion`; or WebDataset shards. Segmenter: a folder in the layout of ADE20K."""
+    held-out fifth is taken); `fashion`; or WebDataset shards. Segmenter: a folder in the format of ADE20K."""
     sizes: Annotated[tuple[int, ...], SIZES]
     """Image sizes in pixels, above the training size, separated by commas or spaces (the shorter side for segmenters);
     one method is chosen for all."""

@@ -1,4 +1,4 @@
-"""Layouts and named data sets from outside the package."""
+"""Formats and named data sets from outside the package."""
 
 from functools import partial
 
@@ -6,8 +6,13 @@ import pytest
 
 from ropevit.cli import main
 from ropevit.data.annotation_faults import Fault
+from ropevit.data.annotation_formats import (
+    ANNOTATION_FORMATS,
+    AnnotationFormat,
+    annotation_format,
+    register_annotation_format,
+)
 from ropevit.data.check_dense import DenseSplit, ImageChecked, check_dense
-from ropevit.data.layouts import LAYOUTS, DenseLayout, dense_layout, register_layout
 from ropevit.data.sources import NAMED_SOURCES, MemorySource, open_source, register_source
 
 
@@ -28,7 +33,7 @@ def write_tiny(root, split, scenes):
         (root / split / f"{index}.txt").write_text(str(len(scene.shapes)))
 
 
-PAIRS = DenseLayout(
+PAIRS = AnnotationFormat(
     label="pairs",
     recognize=lambda root: any((root / "train").glob("*.txt")),
     prepare=prepare,
@@ -38,35 +43,35 @@ PAIRS = DenseLayout(
 
 @pytest.fixture
 def pairs():
-    register_layout("pairs", PAIRS)
+    register_annotation_format("pairs", PAIRS)
     yield
-    del LAYOUTS["pairs"]
+    del ANNOTATION_FORMATS["pairs"]
 
 
 @pytest.mark.usefixtures("pairs")
 def test_a_layout_from_outside_is_written_recognized_checked_and_named_to_classifiers(tmp_path, capsys):
     folder = tmp_path / "tiny"
     main(["data", "make-tiny", "pairs", str(folder), "--train", "3", "--val", "2"])
-    assert dense_layout(folder) is PAIRS
+    assert annotation_format(folder) is PAIRS
     (folder / "train/1.txt").unlink()
     with pytest.raises(SystemExit) as exit_:
         main(["data", "check", str(folder)])
     assert exit_.value.code == 1
     assert "images: 3 of train, 2 of val; classes: 1" in capsys.readouterr().out
     assert [finding.detail for finding in check_dense(str(folder)).findings] == ["has no text"]
-    with pytest.raises(ValueError, match="a data set in the layout of pairs, for detectors"):
+    with pytest.raises(ValueError, match="a data set in the format of pairs, for detectors"):
         open_source(str(folder), "val")
 
 
 @pytest.mark.usefixtures("pairs")
 def test_taken_names_and_folders_of_no_layout_are_refused(tmp_path):
     for name in ("coco", "pairs", "two words"):
-        with pytest.raises(ValueError, match=f"got the layout '{name}'; expected a word other than coco, ade, pairs"):
-            register_layout(name, PAIRS)
-    with pytest.raises(ValueError, match="expected the layout of COCO or ADE20K or pairs"):
+        with pytest.raises(ValueError, match=f"got the format '{name}'; expected a word other than coco, ade, pairs"):
+            register_annotation_format(name, PAIRS)
+    with pytest.raises(ValueError, match="expected the format of COCO or ADE20K or pairs"):
         check_dense(str(tmp_path))
     with pytest.raises(ValueError, match="pairs has no write_tiny"):
-        DenseLayout(label="pairs", recognize=PAIRS.recognize, prepare=prepare).get("write_tiny")
+        AnnotationFormat(label="pairs", recognize=PAIRS.recognize, prepare=prepare).get("write_tiny")
 
 
 def test_a_named_data_set_from_outside_is_opened_and_not_checked(capsys):

@@ -1,4 +1,4 @@
-"""Registry of the layouts of annotated data sets, for detectors and segmenters: one row each."""
+"""Registry of the formats of annotated data sets, for detectors and segmenters: one row each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ Part = str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseLayout:
+class AnnotationFormat:
     """How a folder of images and annotations is recognized, checked and written."""
 
     label: str
     """Name in messages, such as COCO."""
     recognize: Callable[[Path], bool]
-    """Whether a folder has this layout."""
+    """Whether a folder has this format."""
     prepare: Part
     """Opens a split for `ropevit data check`: called with folder and split, returns a `check_dense.DenseSplit`."""
     write_tiny: Part | None = None
@@ -34,27 +34,27 @@ class DenseLayout:
         """Return a part, importing it if needed.
 
         Raises:
-            ValueError: If the layout does not have it.
+            ValueError: If the format does not have it.
         """
         value = getattr(self, part)
         if value is None:
-            raise ValueError(f"the layout of {self.label} has no {part}; its row does not define it")
+            raise ValueError(f"the format of {self.label} has no {part}; its row does not define it")
         if isinstance(value, str):
             module, name = value.split(":")
             return getattr(import_module(module), name)
         return value
 
 
-#: Every layout by name; the first one that recognizes a folder is taken.
-LAYOUTS: dict[str, DenseLayout] = {
-    "coco": DenseLayout(
+#: Every format by name; the first one that recognizes a folder is taken.
+ANNOTATION_FORMATS: dict[str, AnnotationFormat] = {
+    "coco": AnnotationFormat(
         label="COCO",
         recognize=lambda root: any(coco_paths(root, split)[0].exists() for split in SPLITS),
         prepare="ropevit.data.check_dense:prepare_coco",
         write_tiny="ropevit.data.tiny:write_coco",
         annotations="bounding boxes",
     ),
-    "ade": DenseLayout(
+    "ade": AnnotationFormat(
         label="ADE20K",
         recognize=lambda root: any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()),
         prepare="ropevit.data.check_dense:prepare_ade",
@@ -64,23 +64,23 @@ LAYOUTS: dict[str, DenseLayout] = {
 }
 
 
-def register_layout(name: str, layout: DenseLayout) -> None:
-    """Add a layout, such as one of another package.
+def register_annotation_format(name: str, row: AnnotationFormat) -> None:
+    """Add a format, such as one of another package.
 
     Raises:
         ValueError: If the name is taken or not a word.
     """
-    if name in LAYOUTS or not name.isidentifier():
-        raise ValueError(f"got the layout {name!r}; expected a word other than {', '.join(LAYOUTS)}")
-    LAYOUTS[name] = layout
+    if name in ANNOTATION_FORMATS or not name.isidentifier():
+        raise ValueError(f"got the format {name!r}; expected a word other than {', '.join(ANNOTATION_FORMATS)}")
+    ANNOTATION_FORMATS[name] = row
 
 
-def layout_labels() -> str:
-    """Return the labels of all layouts, for messages and help."""
-    return " or ".join(layout.label for layout in LAYOUTS.values())
+def format_labels() -> str:
+    """Return the labels of all formats, for messages and help."""
+    return " or ".join(row.label for row in ANNOTATION_FORMATS.values())
 
 
-def dense_layout(data: str | Path) -> DenseLayout | None:
-    """Return the layout of a folder, or None if it has none of `LAYOUTS`."""
+def annotation_format(data: str | Path) -> AnnotationFormat | None:
+    """Return the format of a folder, or None if it has none of `ANNOTATION_FORMATS`."""
     root = Path(data).expanduser()
-    return next((layout for layout in LAYOUTS.values() if layout.recognize(root)), None)
+    return next((row for row in ANNOTATION_FORMATS.values() if row.recognize(root)), None)
