@@ -85,6 +85,6 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: As `parse_json`, naming the path.
+        ValueError: If it is no JSON, is cut off, or is nested too deeply; one line that names the path.
     """
     return parse_json(path.read_bytes(), path)

@@ -45,7 +45,7 @@ def acquire(folder: Path) -> BaseFileLock:
     """Make a folder and take its lock, without waiting.
 
     Raises:
-        ValueError: As `lock_folder`.
+        ValueError: If another process holds it, or the disk refuses.
     """
     lock = FileLock(folder / NAME, timeout=0)
     try:

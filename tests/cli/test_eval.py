@@ -121,7 +121,7 @@ def test_published_accuracies_show_their_uncertainty(tmp_path):
     published = curve("deit_small_patch16_LS")
     assert [str(published[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
     started = EvalStarted(
-        name="it", how="", trained_at=224, sizes=(224,), paper=published, rows=(), out=tmp_path, notes=()
+        name="it", description="", trained_at=224, sizes=(224,), paper=published, rows=(), out=tmp_path, notes=()
     )
     stats = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
     row = ClassifierResult(

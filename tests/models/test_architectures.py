@@ -24,7 +24,7 @@ from ropevit.models import (
     parameter_groups,
     register_architecture,
 )
-from ropevit.models.backbone import Backbone, check_images, image_sizes, with_masks
+from ropevit.models.backbone import Backbone, check_image_batch, image_sizes, with_masks
 from ropevit.models.base import BaseModel
 from ropevit.models.config import ModelConfig, Variant
 from ropevit.models.cost import count_macs, count_parameters
@@ -119,7 +119,7 @@ class DenseToy(Backbone[Toy]):
         self.config, self.strides, self.channels = config, config.strides, (config.body.width,)
 
     def forward(self, images, sizes=None):
-        check_images(images, sizes, self.config.body.in_channels)
+        check_image_batch(images, sizes, self.config.body.in_channels)
         maps = self.body.as_map(self.body.forward_features(images), images)
         return with_masks([maps], image_sizes(images, sizes), self.strides)
 

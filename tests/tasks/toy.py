@@ -142,12 +142,12 @@ def evaluate(config, report=silent) -> list[ToyResult]:
             position="none",
             trained_at=8,
             data="noise",
-            how="noise",
+            description="noise",
             metric=TASKS["toy"].metric,
             resume_settings={"shift": shift},
             row_type=ToyResult,
             sizes=config.sizes or (8, 16),
-            measure=evaluate_size,
+            evaluate_size=evaluate_size,
         )
         return evaluate_sizes(plan, context)
 

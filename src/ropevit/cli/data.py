@@ -65,7 +65,7 @@ class SpeedConfig:
     """
 
     path: PathText
-    """As for `ropevit train`: fashion, emoji, a folder, or a pattern of shards."""
+    """Training images: fashion or emoji (embedded), a folder with train and val, or a pattern of WebDataset shards."""
     size: int = 224
     """Size of the training images in pixels."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)

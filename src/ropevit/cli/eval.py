@@ -94,7 +94,7 @@ class EvalBars(LiveDisplay):
         match event:
             case EvalStarted():
                 self.started, self.rows = event, list(event.rows)
-                self.print_line(f"{event.name}: {event.how}")
+                self.print_line(f"{event.name}: {event.description}")
                 for note in event.notes:
                     self.print_line(note)
                 self.progress.start()

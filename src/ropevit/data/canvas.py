@@ -108,7 +108,7 @@ def paint_pairs(
     them tells nothing about the label of its mark.
 
     Args:
-        items: Images and labels, as in `paint_canvases`.
+        items: Images (uint8) and the label of each.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
         settings: How canvases are filled.

@@ -213,7 +213,7 @@ class TrainReader(Generic[BatchT]):
 
 @dataclass(frozen=True)
 class EvalReader(Generic[BatchT]):
-    """Reads evaluation batches for DataLoader, skipping unreadable images; fields as of `TrainReader`."""
+    """Reads evaluation batches for DataLoader, skipping unreadable images; the fields are those of `TrainReader`."""
 
     source: Readable
     prepare: Callable[[Any, Any], Any]
@@ -277,7 +277,7 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
     """Iterate over one batch per key, read ahead by workers (at most one per core).
 
     Raises:
-        ValueError: As `train_batches`.
+        ValueError: If `workers` is negative, or a batch cannot be read.
     """
     if workers < 0:
         raise ValueError(f"got workers={workers}; expected 0 or more")
@@ -285,7 +285,7 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
         reader,  # pyright: ignore[reportArgumentType] (it has the methods that DataLoader calls)
         batch_sampler=keys,
         num_workers=min(workers, available_cores()),
-        collate_fn=identity,  # pyright: ignore[reportArgumentType]
+        collate_fn=already_collated,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_initialized(),  # a model is on a GPU
         multiprocessing_context=start_method() if workers else None,
         worker_init_fn=_init_worker,
@@ -316,7 +316,7 @@ def start_method() -> BaseContext:
     return context
 
 
-def identity(batch: BatchT) -> BatchT:
+def already_collated(batch: BatchT) -> BatchT:
     """Return a batch unchanged: readers collate already."""
     return batch
 

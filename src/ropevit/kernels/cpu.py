@@ -31,9 +31,9 @@ def backward(
     Args:
         gradients: Gradients of q, k and v, each (B, A, N, D) with any strides.
         rotated: q and k after the rotation; empty if neither frequencies nor positions need a gradient.
-        positions: As in `rotate_qkv`.
-        frequencies: As in `rotate_qkv`.
-        num_prefix_tokens: As in `rotate_qkv`.
+        positions: Positions of the patch tokens, (n, ndim) or (B, n, ndim), in patches.
+        frequencies: Radians per patch, (ndim, P) or (ndim, A, P).
+        num_prefix_tokens: Tokens in front that were not rotated.
         needs_positions_grad: Whether to compute the gradient of positions, too; it needs `rotated`.
     """
     gradients = [part if part.stride(-1) == 1 else part.contiguous() for part in gradients]

@@ -101,7 +101,7 @@ def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
 
     Args:
         qkv: The projection.
-        backend: As in `rotate_qkv`.
+        backend: A name of BACKENDS, or "auto": see `rotate_qkv` for what it chooses.
         exact: Whether angles must be float64.
 
     Raises:

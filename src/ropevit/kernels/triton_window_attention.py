@@ -88,11 +88,11 @@ def backward(
 
     Args:
         gradient: Gradient of the output, (B, h, w, A, D), contiguous.
-        qkv: As in `forward`.
-        frequencies: As in `forward`.
-        bias: As in `forward`.
-        window: As in `forward`.
-        shift: As in `forward`.
+        qkv: The projection, (B, h, w, 3, A, D), contiguous.
+        frequencies: Radians per token, (2, P) or (2, A, P); None without rotation.
+        bias: Relative position bias, (A, n, n); None for none.
+        window: Side of a window in tokens.
+        shift: Rows and columns by which the windows are shifted.
         needs_frequencies_grad: Whether to compute the gradient of the frequencies, too.
         needs_bias_grad: Whether to compute the gradient of the bias, too.
     """

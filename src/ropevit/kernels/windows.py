@@ -82,8 +82,8 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
     Args:
         h: Rows of the map.
         w: Columns of the map.
-        window: Side of a window.
-        shift: As in `window_partition`.
+        window: Side of a window in tokens.
+        shift: Rows and columns that wrap around to the other side.
         device: Device of the mask.
 
     Returns:
@@ -157,11 +157,11 @@ def cached_mask(
     """Cache the masks of recent sizes; the key holds everything that a mask depends on.
 
     Args:
-        h: As in `make_mask`.
-        w: As in `make_mask`.
-        window: As in `make_mask`.
-        shift: As in `make_mask`.
-        device: As in `make_mask`.
+        h: Rows of the map.
+        w: Columns of the map.
+        window: Side of a window in tokens.
+        shift: Rows and columns that wrap around to the other side.
+        device: Device of the mask.
         mode: The active FakeTensorMode, if any: its tensors cannot be used outside of it.
     """
     del mode

@@ -54,7 +54,7 @@ class Backbone(nn.Module, Generic[BodyT]):
         return self.body.layer_index(name.removeprefix("body.") if name.startswith("body.") else "head.")
 
 
-def check_images(images: Tensor, sizes: Tensor | None, in_channels: int) -> None:
+def check_image_batch(images: Tensor, sizes: Tensor | None, in_channels: int) -> None:
     """Raise ValueError for batches of integers, of wrong rank or channels, empty, or with sizes that do not match."""
     check_floats(images)
     if images.ndim != 4 or images.shape[1] != in_channels or 0 in images.shape[2:]:

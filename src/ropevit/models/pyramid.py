@@ -128,7 +128,7 @@ class SimpleFeaturePyramid(nn.Module):
 
         Args:
             features: Maps of patch tokens: one for each level, or one for all.
-            valid: Mask of each level, as in `Level`.
+            valid: For each level the mask of its image cells; None for no mask.
         """
         features = list(features) * len(self.levels) if len(features) == 1 else features
         maps = [level(x, keep) for level, x, keep in zip(self.levels, features, valid, strict=True)]

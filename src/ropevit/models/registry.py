@@ -52,7 +52,7 @@ def nearest_name(variant: str, position: str) -> str:
         position: Name of the position embedding, which need not have named models.
 
     Raises:
-        ValueError: As `model_name`.
+        ValueError: If the variant is unknown, or does not have the position embedding.
     """
     name = model_name(variant, position)
     return name if name in MODELS else nearest(VARIANTS[variant][1])[1]

@@ -52,7 +52,7 @@ class DistanceBias(nn.Module):
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B A n D"]:
-        """Compute attention with the bias as a matrix; arguments as in `forward`."""
+        """Compute attention (B, A, n, D) with the bias as a matrix; `forward` documents the arguments."""
         bias = self.matrix(positions, num_prefix_tokens, patches, mask)
         bias = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         return F.scaled_dot_product_attention(*qkv, attn_mask=bias.to(qkv[0].dtype))
@@ -64,7 +64,7 @@ class DistanceBias(nn.Module):
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "b A n n"]:
-        """Compute the bias of all tokens; arguments as in `forward`."""
+        """Compute the bias (b, A, n, n) of all tokens, 0 for prefix tokens; `forward` documents the arguments."""
         visible = None if mask is None else mask[:, 0]
         if patches is not None:
             visible = patches.unsqueeze(-2) if visible is None else visible & patches.unsqueeze(-2)
@@ -191,7 +191,7 @@ class GaussianDecay(LearnedSlopes):
         patches: Bool[Tensor, "*B N"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B A n D"]:
-        """Compute attention with extra channels; arguments as in `forward`."""
+        """Compute attention with the bias as extra channels of queries and keys; `forward` documents the arguments."""
         q, k, v = qkv
         scale = 1 / math.sqrt(q.shape[-1])
         extra = squared_distance_channels(positions, self.slopes, scale, q.dtype)

@@ -36,12 +36,12 @@ def save(state: RunState, job: RunJob) -> None:
         "step": state.step,
         "seconds": state.seconds,
         "step_ms": state.step_ms,
-        **identity(job),
+        **run_identity(job),
     }
     write_atomically(job.folder / "checkpoint.pt", lambda file: torch.save(content, file))
 
 
-def identity(job: RunJob) -> dict[str, Any]:
+def run_identity(job: RunJob) -> dict[str, Any]:
     """Return the entries that identify the run of a checkpoint."""
     return {"run": job.run.to_dict(), "images": job.images}
 
@@ -78,7 +78,7 @@ def check(content: Any, job: RunJob) -> None:
     for name in ("seconds", "step_ms"):
         if not isinstance(content[name], int | float) or not math.isfinite(content[name]):
             raise ValueError(f"it holds {name}={content[name]!r}")
-    for name, wanted in identity(job).items():  # a checkpoint from before they were kept lacks them
+    for name, wanted in run_identity(job).items():  # a checkpoint from before they were kept lacks them
         if None not in (found := content.get(name), wanted) and found != wanted:
             raise ValueError("it was trained on other images" if name == "images" else f"it belongs to {found}")
 

@@ -79,7 +79,7 @@ def _run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
     if AUTO in (config.scaling or ()):
         hold_out(images[0])  # raises if there are too few
     seen, earlier = fingerprint(*images), _earlier_results(config)
-    known = check_images(config, seen, earlier.get("data", {}))
+    known = check_fingerprint(config, seen, earlier.get("data", {}))
     plan = _plan_study(config, digest(seen))
     if plan.runs and not known:
         raise ValueError(
@@ -120,7 +120,7 @@ def _earlier_results(config: StudyConfig) -> dict[str, Any]:
     return read_results(config.out) if (config.out / "results.json").exists() else {}
 
 
-def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]) -> bool:
+def check_fingerprint(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]) -> bool:
     """Raise ValueError if the images differ from those that a study was trained on.
 
     Args:
@@ -198,10 +198,10 @@ def _execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[
 
 
 def _check_directory(config: StudyConfig) -> None:
-    """Raise ValueError for a directory in which something would be overwritten or mixed up.
+    """Check that no other files are overwritten, and no other study is mixed with this one.
 
     Raises:
-        ValueError: As `run_study`.
+        ValueError: If the directory holds other files, or a study that this config does not continue.
     """
     path = config.out / "config.json"
     if not is_empty(config.out):

@@ -183,7 +183,7 @@ def _check_against_weights(values: Mapping[str, Any], name: str, inferred: Infer
         raise ValueError(f"it has {'; '.join(wrong)}")
 
 
-def check_images(config: Config, source: str) -> None:
+def refuse_video(config: Config, source: str) -> None:
     """Raise WeightsError for a video model where images are expected.
 
     Raises:

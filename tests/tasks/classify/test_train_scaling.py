@@ -134,10 +134,10 @@ def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(
             checkpoint=str(tmp_path / "run"), data=str(tmp_path / "images"), out=tmp_path / name, sizes=(56,),
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
-        evaluate(config, lambda event: begun.append(event.how) if isinstance(event, EvalStarted) else None)
+        evaluate(config, lambda event: begun.append(event.description) if isinstance(event, EvalStarted) else None)
     assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalize", "jitter"], ["yarn"]]
     assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
-    assert [how.split("scaling ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
+    assert [text.split("scaling ")[1].split(",")[0] for text in begun[:2]] == [RULE, "yarn"]
     assert seen[2] is None
     assert "scaling" not in begun[2]
     with pytest.raises(ValueError, match="no scaling method named ''; choose from"):

@@ -158,7 +158,7 @@ def test_the_reference_grid_of_scaling_is_that_of_the_training_crops(place, tmp_
     ruled = measure(place, tmp_path / "ruled", begun.append, **options)
     plain = measure(place, tmp_path / "plain", **options | {"scaling": "none"})
     assert [scaling and scaling.trained_grid for scaling in seen] == [(4, 4), (4, 4), None, None]
-    assert "scaling yarn" in begun[0].how
+    assert "scaling yarn" in begun[0].description
     assert ruled[1].mIoU != plain[1].mIoU
     with pytest.raises(ValueError, match=r"evaluated with other settings .scaling was 'yarn', now None"):
         measure(place, tmp_path / "ruled", resume=True, **options | {"scaling": None})

@@ -189,7 +189,7 @@ def resize_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor
     """Resize a bias table to another window, as the published models do: bicubic, no antialiasing.
 
     Args:
-        table: Bias table of any window, as in `relative_bias`.
+        table: Bias table of any window: one row for each relative position (query minus key), rows first.
         window: Side of the target window.
     """
     side, wanted = math.isqrt(table.shape[0]), 2 * window - 1

@@ -9,7 +9,7 @@ from ropevit.arithmetic import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,
-    check_images,
+    check_image_batch,
     image_sizes,
     make_pixel_mask,
     with_masks,
@@ -110,7 +110,7 @@ class DenseSwin(Backbone[Swin]):
             ValueError: If the images have a wrong rank or channels, or the sizes do not match them.
         """
         patch = self.config.body.patch_size
-        check_images(images, sizes, self.config.body.in_channels)
+        check_image_batch(images, sizes, self.config.body.in_channels)
         real = None
         if self.config.mask_padding and sizes is not None:
             h, w = (ceil_div(side, patch) for side in images.shape[2:])

@@ -11,7 +11,7 @@ from ropevit.arithmetic import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,
-    check_images,
+    check_image_batch,
     image_sizes,
     make_pixel_mask,
     with_masks,
@@ -158,7 +158,7 @@ class DenseViT(Backbone[ViT]):
             ValueError: If the images have a wrong rank or channels, or the sizes do not match them.
         """
         patch, masked = self.config.body.patch_size, self.config.mask_padding
-        check_images(images, sizes, self.config.body.in_channels)
+        check_image_batch(images, sizes, self.config.body.in_channels)
         sizes = image_sizes(images, sizes)
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
         h, w = images.shape[2] // patch, images.shape[3] // patch

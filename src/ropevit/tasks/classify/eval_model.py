@@ -16,7 +16,7 @@ from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file,
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
 from ropevit.weights.loading import load_parsed
-from ropevit.weights.metadata import IGNORED_FIELDS, check_images, metadata_value, stored_classes, stored_metadata
+from ropevit.weights.metadata import IGNORED_FIELDS, metadata_value, refuse_video, stored_classes, stored_metadata
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import read_checkpoint
 
@@ -57,15 +57,17 @@ class EvalModel:
     @property
     def published_name(self) -> str | None:
         """Name of the registered model with this config, except for head and size; None if there is none."""
-        same = [name for name, config in MODELS.items() if _identity(config) == _identity(self.config)]
+        same = [
+            name for name, config in MODELS.items() if _identifying_fields(config) == _identifying_fields(self.config)
+        ]
         of_size = [name for name in same if MODELS[name].img_size == self.config.img_size]
         return next(iter([*of_size, *same]), None)
 
 
-def _identity(config: Config) -> dict[str, Any]:
+def _identifying_fields(config: Config) -> dict[str, Any]:
     """Return the fields of a config that identify a model, without those that may differ for the same weights."""
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in IGNORED_FIELDS} | {
-        "kind": type(config)
+        "type": type(config)
     }
 
 
@@ -235,12 +237,14 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
     """Return the model of a file of ours, from its header."""
     config = found.config
     assert config is not None
-    check_images(config, found.source)
+    refuse_video(config, found.source)
     classes = stored_classes(header, config.num_classes, found.source)
     stored, family = stored_metadata(header, found.source), preprocessing_of(config)
     metadata = {"train_size": config.img_size[0], "crop": None} | stored
     own_crop = metadata_value(metadata, "crop", float | None, found.source)
-    if model is not None and (classes is not None or _identity(get_config(model)) != _identity(config)):
+    if model is not None and (
+        classes is not None or _identifying_fields(get_config(model)) != _identifying_fields(config)
+    ):
         raise ValueError(f"{found.source} holds its own config and classes; leave out --model {model}")
     return EvalModel(
         name=name,

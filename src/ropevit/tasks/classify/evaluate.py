@@ -174,7 +174,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         position=position_with_options(subject.config),
         trained_at=subject.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
-        how=", ".join(
+        description=", ".join(
             [
                 f"protocol {protocol}",
                 "squashed to a square" if views[0].squash else f"crop ratio {views[0].crop:g}",
@@ -186,10 +186,10 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         class_names=dict(zip(source.classes, inputs.match.names, strict=True)),
         row_type=ClassifierResult,
         sizes=tuple(view.size for view in views),
-        measure=evaluator("whole"),
+        evaluate_size=evaluator("whole"),
         baselines={
-            "tiles": BaselinePlan(measure=evaluator("tiles"), differs=lambda size: size > subject.trained_at),
-            "resize": BaselinePlan(measure=evaluator("resize"), differs=lambda size: size != subject.trained_at),
+            "tiles": BaselinePlan(evaluate_size=evaluator("tiles"), differs=lambda size: size > subject.trained_at),
+            "resize": BaselinePlan(evaluate_size=evaluator("resize"), differs=lambda size: size != subject.trained_at),
         },
         paper=_paper_curve(inputs),
         notes=tuple(_describe_inputs(inputs, views[0])),

@@ -26,7 +26,7 @@ from ropevit.tasks.registry import Metric, task_of_result
 _MOST_NAMED = 3
 
 #: Settings that must be equal for curves in one plot, and those that are never shown in the legend.
-SAME = ("metric", "data", "images", "real", "annotations")
+_SHARED_SETTINGS = ("metric", "data", "images", "real", "annotations")
 _OMITTED = ("fingerprint", "device", "batch_size", "save_detections")
 
 
@@ -36,7 +36,7 @@ class EvalStarted:
 
     name: str
     """Name of the model and the data."""
-    how: str
+    description: str
     """The evaluation protocol in words."""
     trained_at: int
     """Test size during training, in pixels."""
@@ -124,7 +124,7 @@ class SizeEvaluation:
 class BaselinePlan:
     """A further inference mode, evaluated with `--baselines`."""
 
-    measure: Callable[[int], SizeEvaluation]
+    evaluate_size: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
     differs: Callable[[int], bool] = lambda _: True
     """Whether it differs from the default mode at a size."""
@@ -146,7 +146,7 @@ class EvalPlan:
     """Test size during training, in pixels."""
     data: str
     """Name of the data."""
-    how: str
+    description: str
     """Description of the settings, such as protocol and scaling."""
     metric: Metric
     """Metric of the curve."""
@@ -156,10 +156,10 @@ class EvalPlan:
     """Dataclass of a row of the results."""
     sizes: tuple[int, ...]
     """Test sizes in pixels, in ascending order."""
-    measure: Callable[[int], SizeEvaluation]
+    evaluate_size: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
     mode: InferenceMode = "whole"
-    """Inference mode of `measure`."""
+    """Inference mode of `evaluate_size`."""
     baselines: Mapping[InferenceMode, BaselinePlan] = field(default_factory=dict)
     """Further inference modes that the task offers."""
     class_names: Mapping[str, str] = field(default_factory=dict)
@@ -173,8 +173,8 @@ class EvalPlan:
         self, size: int, baselines: Sequence[InferenceMode]
     ) -> dict[InferenceMode, Callable[[int], SizeEvaluation]]:
         """Return the inference modes at a size, the default first; baselines only where they differ from it."""
-        found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.mode: self.measure}
-        found |= {mode: self.baselines[mode].measure for mode in baselines if self.baselines[mode].differs(size)}
+        found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.mode: self.evaluate_size}
+        found |= {mode: self.baselines[mode].evaluate_size for mode in baselines if self.baselines[mode].differs(size)}
         return found
 
 
@@ -242,7 +242,7 @@ def evaluate_sizes(plan: EvalPlan, context: EvalContext) -> list[Any]:
 
 def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]:
     """Evaluate into a locked directory; see `evaluate_sizes`."""
-    settings = describe(plan, context)
+    settings = settings_of(plan, context)
     others = context.communicator.run_on_main(
         lambda: [read_curve(folder, plan.row_type, settings) for folder in context.config.compare_with]
     )
@@ -251,7 +251,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     context.report(
         EvalStarted(
             name=f"{plan.name} on {plan.data}",
-            how=f"{plan.how}, {context.config.precision}, {context.device}",
+            description=f"{plan.description}, {context.config.precision}, {context.device}",
             **{name: getattr(plan, name) for name in ("trained_at", "sizes", "paper")},
             rows=tuple(rows),
             out=out,
@@ -259,19 +259,19 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
         )
     )
     if rows and context.is_main_process:
-        draw(results, plan, others)
+        draw_results(results, plan, others)
     known = {(row.size, mode_of(row) or plan.mode) for row in rows}
     todo = [(size, *one) for size in plan.sizes for one in plan.modes_at(size, context.config.baselines).items()]
-    for size, mode, measure in todo:
+    for size, mode, evaluate_size in todo:
         if (size, mode) in known:
             continue
-        result = measure(size)
+        result = evaluate_size(size)
         rows.append(result.row)
         if context.is_main_process:
             for name, content in result.files.items():
                 results.write_bytes(name, content)
             results.add(result.row, result.classes)
-            draw(results, plan, others)
+            draw_results(results, plan, others)
         context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
     return sorted(rows, key=results.sort_key)
 
@@ -281,7 +281,7 @@ def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume:
     return ResultsDir(out, settings, plan.class_names, plan.row_type, resume, tuple(plan.baselines))
 
 
-def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
+def settings_of(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     """Return the content of eval.json; on resuming, the values under "config" must be the same."""
     task = task_of_result(plan.row_type)
     config, precision = context.config, context.config.precision
@@ -299,9 +299,9 @@ def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     return {"task": task, "config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
-def draw(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
+def draw_results(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
     """Plot the results over size, with the paper's, if there are any, and those of other evaluations."""
-    scores = scores_by_way(results.rows, plan.metric.label, plan.trained_at)
+    scores = scores_by_mode(results.rows, plan.metric.label, plan.trained_at)
     own = Curve(name=plan.name, position=plan.position, trained_at=plan.trained_at, paper=plan.paper, **scores)
     title = f"{plan.metric.label} on {plan.data}"
     figure = draw_curves(
@@ -325,7 +325,7 @@ def read_curve(folder: Path, row_type: type, settings: Mapping[str, Any], option
     advice, metric = f"leave it out of {option}", settings["config"]["metric"]
     found, own = read_settings(folder, advice), settings["config"]
     theirs, ours = found["config"], "this evaluation" if option == "--compare-with" else "the first one"
-    for key in SAME:
+    for key in _SHARED_SETTINGS:
         if theirs.get(key) != own.get(key):
             raise ValueError(
                 f"{folder} has {key}={theirs.get(key)!r}, {ours} {own.get(key)!r}; only evaluations with the same "
@@ -337,10 +337,10 @@ def read_curve(folder: Path, row_type: type, settings: Mapping[str, Any], option
     others = [key for key in {**own, **theirs} if key not in _OMITTED and theirs.get(key) != own.get(key)]
     name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
     position, trained_at = found["model"]["position"], found["model"]["trained_at"]
-    return Curve(name=name, position=position, trained_at=trained_at, **scores_by_way(rows, metric, trained_at))
+    return Curve(name=name, position=position, trained_at=trained_at, **scores_by_mode(rows, metric, trained_at))
 
 
-def scores_by_way(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str, Any]:
+def scores_by_mode(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str, Any]:
     """Return the scores as keyword arguments of `Curve`: points of the default inference mode and of baselines.
 
     Args:

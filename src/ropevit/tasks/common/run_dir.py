@@ -166,7 +166,7 @@ def open_directory(
     before = read_settings(run.out)
     if changed := differences(comparable(before), comparable(settings)):
         raise ValueError(f"{run.out} was started with other options ({'; '.join(changed)}); resume it with the same")
-    check_images(run.out, before.get(IMAGES) or {}, images or {})
+    check_unchanged(run.out, before.get(IMAGES) or {}, images or {})
     _check_checkpoints(run.out)
     _remove_partial_files(run.out)
 
@@ -205,7 +205,7 @@ def _has_not_trained(folder: Path) -> bool:
         return False
 
 
-def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Check that the images are those that the training recorded, if it did.
 
     Raises:

@@ -93,7 +93,7 @@ def plan_fields(
     }
 
 
-def identity(inputs: EvalInputs[Any], annotations: str) -> dict[str, Any]:
+def shared_settings(inputs: EvalInputs[Any], annotations: str) -> dict[str, Any]:
     """Return what identifies the model and the data of an evaluation."""
     return {
         "fingerprint": hash_weights(inputs.model.state_dict()),
@@ -103,19 +103,23 @@ def identity(inputs: EvalInputs[Any], annotations: str) -> dict[str, Any]:
 
 
 def baseline_plans(
-    measure: Callable[[int, InferenceMode], SizeEvaluation], trained_at: int
+    evaluate_size: Callable[[int, InferenceMode], SizeEvaluation], trained_at: int
 ) -> dict[InferenceMode, BaselinePlan]:
     """Return the baselines of a detector or segmenter.
 
     Tiles are left out below the training size, not at it, where a longer image is more than one tile.
 
     Args:
-        measure: Evaluates at a size in an inference mode.
+        evaluate_size: Evaluates at a size in an inference mode.
         trained_at: The test size in training, in pixels.
     """
     return {
-        "tiles": BaselinePlan(measure=lambda size: measure(size, "tiles"), differs=lambda size: size >= trained_at),
-        "resize": BaselinePlan(measure=lambda size: measure(size, "resize"), differs=lambda size: size != trained_at),
+        "tiles": BaselinePlan(
+            evaluate_size=lambda size: evaluate_size(size, "tiles"), differs=lambda size: size >= trained_at
+        ),
+        "resize": BaselinePlan(
+            evaluate_size=lambda size: evaluate_size(size, "resize"), differs=lambda size: size != trained_at
+        ),
     }
 
 

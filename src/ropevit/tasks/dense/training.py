@@ -58,7 +58,7 @@ class DenseTask:
         return {**facts, "recipe": self.config.recipe, "mean": MEAN, "std": STD}
 
 
-def notifier(report: Report, accelerator: Any) -> Callable[[str], None]:
+def make_notify(report: Report, accelerator: Any) -> Callable[[str], None]:
     """Return a function that reports a line as a notice, in the main process only."""
     main_report = report if accelerator.is_main_process else silent
     return lambda line: main_report(Notice(message=line))

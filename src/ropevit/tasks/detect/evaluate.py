@@ -24,11 +24,11 @@ from ropevit.tasks.dense.evaluation import (
     check_classes,
     check_metadata,
     count_tokens,
-    identity,
     inference_fields,
     long_limit,
     mean_tokens,
     plan_fields,
+    shared_settings,
     size_stats,
 )
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
@@ -155,12 +155,12 @@ def _evaluation_plan(inputs: EvalInputs[DetectorConfig], path: Path, name: str) 
     }
     return EvalPlan(
         **plan_fields(inputs, path, name, metadata["test_side"], SIZE_FACTORS),
-        how=f"shorter side, the longer at most {metadata['longest'] / metadata['test_side']:.4g} times that",
+        description=f"shorter side, the longer at most {metadata['longest'] / metadata['test_side']:.4g} times that",
         metric=TASKS["detect"].metric,
-        resume_settings=identity(inputs, annotations) | options,
+        resume_settings=shared_settings(inputs, annotations) | options,
         class_names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row_type=DetectorResult,
-        measure=lambda size: evaluate_size(size, inputs),
+        evaluate_size=lambda size: evaluate_size(size, inputs),
         baselines=baseline_plans(lambda size, mode: evaluate_size(size, inputs, mode), metadata["test_side"]),
         notes=(f"{len(source.dropped)} boxes without an area are ignored",) if source.dropped else (),
     )

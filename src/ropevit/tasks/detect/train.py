@@ -17,7 +17,7 @@ from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
-from ropevit.tasks.dense.training import DenseTask, notifier
+from ropevit.tasks.dense.training import DenseTask, make_notify
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalize, train_batches
@@ -57,7 +57,7 @@ def prepare(
     )
     _check_sources(*sources)
     torch.manual_seed(derive_seed("weights", config.run.seed))
-    notify = notifier(report, accelerator)
+    notify = make_notify(report, accelerator)
     for source in sources:
         if source.dropped:
             notify(f"skipped {len(source.dropped)} boxes without an area, such as {source.dropped[0]}")

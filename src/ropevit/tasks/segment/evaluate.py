@@ -29,11 +29,11 @@ from ropevit.tasks.dense.evaluation import (
     check_classes,
     check_metadata,
     count_tokens,
-    identity,
     inference_fields,
     long_limit,
     mean_tokens,
     plan_fields,
+    shared_settings,
     size_stats,
 )
 from ropevit.tasks.dense.model_file import ModelInfo
@@ -281,7 +281,7 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
 def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
     """Return the plan of the evaluation: sizes, settings and metric."""
     source, inference = inputs.source, inputs.inference
-    how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
+    windows = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
     views += ["flip"] if inference.flip else []
     scaling = inputs.scaling
@@ -290,12 +290,12 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     trained_at = inputs.info.metadata["test_short"]
     return EvalPlan(
         **plan_fields(inputs, path, name, trained_at, SIZE_FACTORS),
-        how=", ".join(["shorter side", how, *views]),
+        description=", ".join(["shorter side", windows, *views]),
         metric=TASKS["segment"].metric,
-        resume_settings=identity(inputs, hash_files(source)) | asdict(inference) | options,
+        resume_settings=shared_settings(inputs, hash_files(source)) | asdict(inference) | options,
         class_names={str(label): each for label, each in enumerate(source.classes, 1)},
         row_type=SegmenterResult,
-        measure=lambda size: evaluate_size(size, inputs),
+        evaluate_size=lambda size: evaluate_size(size, inputs),
         baselines=_baselines(inputs, trained_at),
         notes=() if inputs.tuned is None else (inputs.tuned.describe_for(source.name),),
     )

@@ -19,7 +19,7 @@ from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
-from ropevit.tasks.dense.training import DenseTask, notifier
+from ropevit.tasks.dense.training import DenseTask, make_notify
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.batches import Batch, count_masks, normalize, train_batches
@@ -56,7 +56,7 @@ def prepare(
     """Open the data and build the model; on several GPUs, batch norms are synchronized."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(derive_seed("weights", config.run.seed))
-    model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, notifier(report, accelerator))
+    model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, make_notify(report, accelerator))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Segmentation(config, *sources, accelerator, communicator), model
