@@ -7,7 +7,7 @@ import pytest
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.vit.families import FAMILY_VARIANTS
-from ropevit.models.vit.implied import IMPLIED, KEY_SIGNS, family_of, implied_fields
+from ropevit.models.vit.implied import IMPLIED, KEY_HINTS, family_of, implied_fields
 from ropevit.rope import ROPE_FAMILIES
 
 #: Start of a name -> family; all others are of the paper.
@@ -23,7 +23,7 @@ def expected_family(name: str) -> str:
 
 def test_every_family_and_layout_of_one_family_has_its_row():
     assert IMPLIED.keys() == ROPE_FAMILIES.keys()
-    assert all(sum(layout in layouts for layouts in IMPLIED.values()) == 1 for layout in KEY_SIGNS)
+    assert all(sum(layout in layouts for layouts in IMPLIED.values()) == 1 for layout in KEY_HINTS)
 
 
 @pytest.mark.parametrize("name", NAMES)

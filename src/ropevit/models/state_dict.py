@@ -26,8 +26,8 @@ class KeyPattern(NamedTuple):
     theirs: str
     flat: bool = False
     """Whether theirs has heads and pairs flattened into one axis, heads first."""
-    later: int = 0
-    """Offset of the first index in theirs."""
+    index_offset: int = 0
+    """What the layer index in theirs has more than ours."""
     unsqueezed: bool = False
     """Whether theirs has one more axis in front, of length 1."""
 
@@ -45,12 +45,12 @@ class SplitPattern(NamedTuple):
 
     ours: tuple[str, str]
     theirs: str
-    first: int
-    """Length of our first weight."""
+    split_at: int
+    """Length of our first weight along axis 1."""
 
 
-#: A row of the table of a layout.
-Row = KeyPattern | JoinedPattern | SplitPattern
+#: How keys of one layout map to ours.
+KeyMapping = KeyPattern | JoinedPattern | SplitPattern
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class InferredModel:
     """Name of the architecture, a key of `ARCHITECTURES`."""
     fields: dict[str, Any]
     """Config fields that follow from shapes, except position."""
-    start: dict[str, Any]
+    suggested: dict[str, Any]
     """Config fields that the file suggests, but that other models with such weights may not share."""
     positions: tuple[str, ...]
     """Position embeddings with such weights."""
@@ -81,15 +81,15 @@ class StateDictAdapter:
     """Regular expression that matches the start of block keys, by which a state dict is recognized."""
     infer: Callable[[Mapping[str, Tensor]], InferredModel | None]
     """Infers the config from weights of any layout; None if they are of another architecture."""
-    layouts: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    layouts: Mapping[str, tuple[KeyMapping, ...]] = field(default_factory=dict)
     """Other layouts that can be read: name -> the keys that differ, by which the layout is recognized."""
-    rows: Callable[[Any, str], tuple[Row, ...]] | None = None
+    key_mappings: Callable[[Any, str], tuple[KeyMapping, ...]] | None = None
     """Returns the keys that differ in a layout, where they depend on a config; None takes those of `layouts`."""
     own_keys: tuple[str, ...] = ()
     """Key patterns that only the ropevit layout has."""
     derived: Mapping[str, str] = field(default_factory=dict)
     """Entries of other layouts that follow from the config: regular expression -> reason for dropping them."""
-    written: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
     """Other layouts that `ropevit.weights.convert` can write."""
     derived_tables: Callable[[Any], dict[str, Tensor]] | None = None
     """Computes the tables that a file in the published layout has besides weights, from a config."""
@@ -150,9 +150,9 @@ def positions_with(
 ) -> tuple[str, ...]:
     """Return the published embeddings that have such weights; an unexpected absolute one is ignored."""
     fitting = {
-        name: kind
-        for name, kind in embeddings.items()
-        if kind.rope in rope and kind.bias == bias and kind.distance is None
+        name: embedding
+        for name, embedding in embeddings.items()
+        if embedding.rope in rope and embedding.bias == bias and embedding.distance is None
     }
-    names = tuple(name for name, kind in fitting.items() if kind.absolute == absolute)
-    return names or tuple(name for name, kind in fitting.items() if not kind.absolute)
+    names = tuple(name for name, embedding in fitting.items() if embedding.absolute == absolute)
+    return names or tuple(name for name, embedding in fitting.items() if not embedding.absolute)

@@ -141,7 +141,7 @@ def _find_config(parsed: ParsedCheckpoint, model: str | Config | None, to: str) 
         get_config(name), num_classes=inferred.fields["num_classes"], img_size=_made_for(inferred, parsed.source)
     )
     if config.windowed and inferred.architecture == architecture(config):
-        return replace(config, window_size=inferred.start["window_size"])
+        return replace(config, window_size=inferred.suggested["window_size"])
     return config
 
 
@@ -169,7 +169,7 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
         if type(config) is config_class and config.width == inferred.fields["width"]
     ]
     heads = inferred.heads or next((config.heads for config in same), None)
-    known = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.start, **inferred.fields}
+    known = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.suggested, **inferred.fields}
     configs = [config_class(position=position, **known) for position in positions] if heads else []
     same_file = to != "ropevit" and len({tuple(_derived_tables(config)) for config in configs}) == 1
     if not configs or (len(configs) > 1 and not same_file):
@@ -195,8 +195,8 @@ def _made_for(inferred: InferredModel, source: str) -> tuple[int, int]:
 def _check_expressible(config: Config, to: str, source: str) -> None:
     """Raise WeightsError for a model that a layout without a config would represent as another one."""
     row = ARCHITECTURES[architecture(config)]
-    if to not in row.weights.written:
-        layouts = " or ".join((*row.weights.written, "ropevit"))
+    if to not in row.weights.writable:
+        layouts = " or ".join((*row.weights.writable, "ropevit"))
         raise WeightsError(f"{source} is {row.label}, which the {to} layout does not have; choose {layouts}")
     try:
         implied = row.weights.implied_fields(config, to) if row.weights.implied_fields else {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
-from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, SplitPattern, match_keys
+from ropevit.models.state_dict import JoinedPattern, KeyMapping, KeyPattern, SplitPattern, match_keys
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
@@ -40,7 +40,7 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
         )
     ours = {key: value.detach() for key, value in ours.items()}
     heads = config.heads if isinstance(config.heads, int) else None
-    for row in _rows_of(config, layout):
+    for row in _mappings_of(config, layout):
         if isinstance(row, JoinedPattern):
             _join(row, ours)
             continue
@@ -49,7 +49,7 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
             continue
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
-            ours |= split(row, earlier(row, numbers), tensor, heads)
+            ours |= _convert(row, _shift_index(row, numbers), tensor, heads)
     if layout != "ropevit":
         ours = _reordered(ours, layout, config, back=False)
     return ours, {key: why for key, why in reasons.items() if why}
@@ -90,11 +90,11 @@ def _join(row: JoinedPattern, state: dict[str, Tensor]) -> None:
 def _split(row: SplitPattern, state: dict[str, Tensor]) -> None:
     """Divide one weight into our two, in place; one of an impossible shape is left to later checks."""
     whole = state.get(row.theirs)
-    if whole is not None and whole.ndim > 1 and whole.shape[1] > row.first:
-        state |= dict(zip(row.ours, whole.tensor_split([row.first], dim=1), strict=True))
+    if whole is not None and whole.ndim > 1 and whole.shape[1] > row.split_at:
+        state |= dict(zip(row.ours, whole.tensor_split([row.split_at], dim=1), strict=True))
 
 
-def _part(row: JoinedPattern, state: dict[str, Tensor]) -> None:
+def _separate(row: JoinedPattern, state: dict[str, Tensor]) -> None:
     """Divide joined weights into the parts of another layout, in place."""
     for numbers in match_keys(row.ours, state):
         parts = state.pop(row.ours.format(*numbers)).chunk(len(row.theirs))
@@ -102,10 +102,10 @@ def _part(row: JoinedPattern, state: dict[str, Tensor]) -> None:
         state |= {key.format(*numbers): part for key, part in named if key is not None}
 
 
-def _rows_of(config: Config, layout: str) -> tuple[Row, ...]:
+def _mappings_of(config: Config, layout: str) -> tuple[KeyMapping, ...]:
     """Return the key patterns in which a layout of an architecture differs."""
     adapter = ARCHITECTURES[architecture(config)].weights
-    return adapter.layouts.get(layout, ()) if adapter.rows is None else adapter.rows(config, layout)
+    return adapter.layouts.get(layout, ()) if adapter.key_mappings is None else adapter.key_mappings(config, layout)
 
 
 def _is_weight(value: Any) -> bool:
@@ -113,14 +113,14 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
-def earlier(row: KeyPattern, numbers: tuple[str, ...]) -> tuple[str, ...]:
+def _shift_index(row: KeyPattern, numbers: tuple[str, ...]) -> tuple[str, ...]:
     """Shift the layer index to the ropevit layout; others are kept for later checks to reject."""
-    if not row.later or int(numbers[0]) < row.later:
+    if not row.index_offset or int(numbers[0]) < row.index_offset:
         return numbers
-    return str(int(numbers[0]) - row.later), *numbers[1:]
+    return str(int(numbers[0]) - row.index_offset), *numbers[1:]
 
 
-def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
+def _convert(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
     """Convert one weight, layer by layer if stacked; an impossible shape is left to later checks."""
     if row.flat and heads and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
         tensor = tensor.unflatten(-1, (heads, -1))
@@ -144,9 +144,9 @@ def _extra_reason(key: str) -> str | None:
 def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[str, Tensor]:
     """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
     theirs = dict(state) if layout == "ropevit" else _reordered(state, layout, config, back=True)
-    for row in _rows_of(config, layout):
+    for row in _mappings_of(config, layout):
         if isinstance(row, JoinedPattern):
-            _part(row, theirs)
+            _separate(row, theirs)
             continue
         if isinstance(row, SplitPattern):
             if all(name in theirs for name in row.ours):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
-from ropevit.models.state_dict import InferredModel, JoinedPattern, Row, SplitPattern, match_keys
+from ropevit.models.state_dict import InferredModel, JoinedPattern, KeyMapping, SplitPattern, match_keys
 from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.infer import infer_model
@@ -203,7 +203,7 @@ def _recognize_layout(state: Mapping[str, Any], inferred: InferredModel | None) 
     return "ropevit" if any(match_keys(key, state) for key in adapter.own_keys) else "published"
 
 
-def _has_layout(row: Row, state: Mapping[str, Any]) -> bool:
+def _has_layout(row: KeyMapping, state: Mapping[str, Any]) -> bool:
     """Return whether a weight has another layout's name for a key, and none has ours."""
     if isinstance(row, JoinedPattern):
         stored = [part for part in row.theirs if part is not None]

@@ -59,7 +59,7 @@ def _infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
             "depths": tuple(count_layers(shapes, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in stages),
             "mlp_ratio": (axis_length(shapes, "layers.0.blocks.0.mlp.fc1.weight", 0) or 4 * width) / width,
         },
-        start={"window_size": window},
+        suggested={"window_size": window},
         positions=positions_with(
             SWIN_EMBEDDINGS,
             {"axial"} if fixed else rope_parameters(bool(frequencies)),
@@ -189,7 +189,7 @@ ADAPTER = StateDictAdapter(
         "timm-swin": (  # since timm 0.9, which counts patch merging to the following stage
             KeyPattern("head.weight", "head.fc.weight"),
             KeyPattern("head.bias", "head.fc.bias"),
-            *(KeyPattern(name, name, later=1) for name in (f"layers.{{}}.downsample.{end}" for end in _MERGING)),
+            *(KeyPattern(name, name, index_offset=1) for name in (f"layers.{{}}.downsample.{end}" for end in _MERGING)),
         ),
     },
     own_keys=(FREQUENCIES,),
@@ -198,7 +198,7 @@ ADAPTER = StateDictAdapter(
         r"(.+\.)?relative_(position_index|coords_table)": "a table, recomputed for every window size",
         r"(.+\.)?attn_mask": "a mask, recomputed for every image",
     },
-    written=("published",),
+    writable=("published",),
     derived_tables=derived_tables,
     drop_fixed=drop_fixed,
     implied_fields=implied_fields,

@@ -34,7 +34,7 @@ IMPLIED: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class KeySigns(NamedTuple):
+class KeyHints(NamedTuple):
     """Ends of keys by which files of a layout show config fields that our names of the weights do not."""
 
     bias: str
@@ -46,9 +46,9 @@ class KeySigns(NamedTuple):
 
 
 #: Layout of one family alone -> how its files show biases and gates.
-KEY_SIGNS: dict[str, KeySigns] = {
-    "dinov3": KeySigns("attn.qkv.bias", "attn.qkv.bias_mask", "mlp.w1.weight"),
-    "transformers": KeySigns("attention.q_proj.bias", "", "mlp.gate_proj.weight"),
+KEY_HINTS: dict[str, KeyHints] = {
+    "dinov3": KeyHints("attn.qkv.bias", "attn.qkv.bias_mask", "mlp.w1.weight"),
+    "transformers": KeyHints("attention.q_proj.bias", "", "mlp.gate_proj.weight"),
 }
 
 
@@ -97,14 +97,14 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
     return implied | sizes
 
 
-def shown_fields(layout: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+def fields_from_keys(layout: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config fields that a layout of one family shows by its names, besides those of shapes.
 
     Args:
         layout: Name of the layout; empty fields for those that several families share.
         keys: The weights.
     """
-    signs = KEY_SIGNS.get(layout)
+    signs = KEY_HINTS.get(layout)
     if signs is None:
         return {}
     implied = next(layouts[layout] for layouts in IMPLIED.values() if layout in layouts)

@@ -1,6 +1,6 @@
 """Names of a ViT's weights in the layouts of the paper's authors, timm, DINOv3's authors and transformers."""
 
-from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, SplitPattern
+from ropevit.models.state_dict import JoinedPattern, KeyMapping, KeyPattern, SplitPattern
 from ropevit.models.vit.config import ViTConfig
 
 _BLOCK = "blocks.{}."
@@ -8,7 +8,7 @@ _BLOCK = "blocks.{}."
 _TRANSFORMERS_BLOCKS = ("layer.{}.", "model.layer.{}.")
 
 #: Layout -> a row by which it is recognized.
-SIGNS: dict[str, tuple[Row, ...]] = {
+SIGNATURES: dict[str, tuple[KeyMapping, ...]] = {
     "published": (KeyPattern("blocks.{}.attn.rope.freqs", "freqs"),),
     "timm": (
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),
@@ -21,20 +21,20 @@ SIGNS: dict[str, tuple[Row, ...]] = {
 }
 
 
-def layout_rows(config: ViTConfig, layout: str) -> tuple[Row, ...]:
+def key_mappings(config: ViTConfig, layout: str) -> tuple[KeyMapping, ...]:
     """Return the rows in which a layout differs from ours, for a model's config."""
     return _ROWS[layout](config) if layout in _ROWS else ()
 
 
-def _published(config: ViTConfig) -> tuple[Row, ...]:
+def _published(config: ViTConfig) -> tuple[KeyMapping, ...]:
     """Rows of the paper's authors."""
     del config
     return (KeyPattern("blocks.{}.attn.rope.freqs", "freqs", flat=True),)  # (2, depth, A P)
 
 
-def _timm(config: ViTConfig) -> tuple[Row, ...]:
+def _timm(config: ViTConfig) -> tuple[KeyMapping, ...]:
     """Rows of timm."""
-    rows: list[Row] = [
+    rows: list[KeyMapping] = [
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),  # (2, depth, A, P)
         KeyPattern("register_tokens", "reg_token"),
     ]
@@ -58,9 +58,9 @@ def _timm(config: ViTConfig) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _dinov3(config: ViTConfig) -> tuple[Row, ...]:
+def _dinov3(config: ViTConfig) -> tuple[KeyMapping, ...]:
     """Rows of DINOv3's authors."""
-    rows: list[Row] = [
+    rows: list[KeyMapping] = [
         KeyPattern("register_tokens", "storage_tokens"),
         KeyPattern(f"{_BLOCK}gamma_1", f"{_BLOCK}ls1.gamma"),
         KeyPattern(f"{_BLOCK}gamma_2", f"{_BLOCK}ls2.gamma"),
@@ -71,9 +71,9 @@ def _dinov3(config: ViTConfig) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _transformers(config: ViTConfig) -> tuple[Row, ...]:
+def _transformers(config: ViTConfig) -> tuple[KeyMapping, ...]:
     """Rows of transformers' DINOv3 ViT."""
-    rows: list[Row] = [
+    rows: list[KeyMapping] = [
         KeyPattern("cls_token", "embeddings.cls_token"),
         KeyPattern("register_tokens", "embeddings.register_tokens"),
         KeyPattern("mask_token", "embeddings.mask_token", unsqueezed=True),
@@ -96,12 +96,12 @@ def _transformers(config: ViTConfig) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _renamed(ours: str, theirs: str) -> list[Row]:
+def _renamed(ours: str, theirs: str) -> list[KeyMapping]:
     """Return the rows of a layer's weight and bias."""
     return [KeyPattern(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
-def _joined(ours: str, theirs: tuple[str, str]) -> list[Row]:
+def _joined(ours: str, theirs: tuple[str, str]) -> list[KeyMapping]:
     """Return the rows of the weight and bias of a layer that is two layers in the other layout."""
     return [JoinedPattern(f"{ours}.{kind}", tuple(f"{part}.{kind}" for part in theirs)) for kind in ("weight", "bias")]
 

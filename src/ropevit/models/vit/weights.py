@@ -22,8 +22,8 @@ from ropevit.models.state_dict import (
     rope_parameters,
 )
 from ropevit.models.vit.config import ViTConfig
-from ropevit.models.vit.implied import KEY_SIGNS, family_of, implied_fields, shown_fields
-from ropevit.models.vit.layouts import SIGNS, layout_rows
+from ropevit.models.vit.implied import KEY_HINTS, family_of, implied_fields, fields_from_keys
+from ropevit.models.vit.layouts import SIGNATURES, key_mappings
 from ropevit.models.vit.variants import TIMM_NAMES
 from ropevit.rope import grid_positions
 
@@ -41,7 +41,7 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     if common is None:
         return None
     frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
-    width, family = common["width"], shown_fields(_layout_of_one_family(tensors), tensors)
+    width, family = common["width"], fields_from_keys(_layout_of_one_family(tensors), tensors)
     return InferredModel(
         architecture="vit",
         fields=common
@@ -52,7 +52,7 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
             "num_registers": axis_length(shapes, "register_tokens", 1) or axis_length(shapes, "reg_token", 1) or 0,
         }
         | family,
-        start={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None}
+        suggested={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None}
         | ({"mask_token": True} if "mask_token" in shapes else {}),
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
@@ -78,7 +78,7 @@ def square_side(patches: int) -> int | None:
 def _own_names(shapes: Shapes) -> Shapes:
     """Rename weights of DINOv3's layouts to ours, those alone that have one name in theirs."""
     renamed = dict(shapes)
-    for row in (*layout_rows(_GATED, "dinov3"), *layout_rows(_GATED, "transformers")):
+    for row in (*key_mappings(_GATED, "dinov3"), *key_mappings(_GATED, "transformers")):
         if not isinstance(row, KeyPattern):
             continue
         for numbers in match_keys(row.theirs, renamed):
@@ -88,7 +88,7 @@ def _own_names(shapes: Shapes) -> Shapes:
 
 def _layout_of_one_family(tensors: Mapping[str, Tensor]) -> str:
     """Return the layout that a file has, if only one family is stored in it; else an empty name."""
-    return next((layout for layout in KEY_SIGNS for row in SIGNS[layout] if row.theirs in tensors), "")
+    return next((layout for layout in KEY_HINTS for row in SIGNATURES[layout] if row.theirs in tensors), "")
 
 
 def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
@@ -140,12 +140,12 @@ def drop_fixed(state: dict[str, Tensor], config: ViTConfig) -> dict[str, str]:
 ADAPTER = StateDictAdapter(
     blocks=_BLOCKS + r"|(model\.)?layer\.\d+\.layer_scale",
     infer=_infer_vit,
-    layouts=SIGNS,
-    rows=layout_rows,
+    layouts=SIGNATURES,
+    key_mappings=key_mappings,
     drop_fixed=drop_fixed,
     own_keys=("blocks.{}.attn.rope.freqs", "register_tokens", "prefix_embed", "pre_norm.weight"),
     derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, recomputed for every image"},
-    written=("published", "timm", "dinov3", "transformers"),
+    writable=("published", "timm", "dinov3", "transformers"),
     derived_tables=derived_tables,
     implied_fields=implied_fields,
     permutes_channels=lambda config: config.rope_convention.permutes_channels,
