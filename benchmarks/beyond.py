@@ -26,7 +26,7 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.results import panel_results
 
 RESULTS = Path(__file__).parent / "results"
-COMMON = ["--embeddings", "rope_axial", "rope_mixed", "--families", "all", "--seeds", "3", "--resume"]
+COMMON = ["--embeddings", "rope_axial", "rope_mixed", "--rope-types", "all", "--seeds", "3", "--resume"]
 #: panel -> test sizes and scaling methods.
 PANELS = {
     "field": (("32", "64", "96", "128"), ("parts+log", "parts(slow=0.5,fast=1)+log", "pi")),

@@ -85,7 +85,7 @@ def test_the_tables_of_the_docs_are_as_printed(page, lines):
 
 SECTIONS = [
     ("docs/study.md", "## The study itself", "## The search"),
-    ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --families all`"),
+    ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --rope-types all`"),
     ("docs/scaling.md", "## What was measured", "These are small models"),
     ("docs/choose.md", "## Our study", "## Detection and segmentation"),
     ("docs/choose.md", "- **Here**, small models", "## Scaling methods and other rope types"),

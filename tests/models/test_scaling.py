@@ -12,13 +12,13 @@ from ropevit.models import Swin, SwinConfig, ViT, ViTConfig, get_config, set_sca
 from ropevit.models.vit.dense import DenseViT, DenseViTConfig
 from ropevit.rope.scaling import SCALING_METHODS
 
-FAMILIES = ("golden", "spiral", "star", "simplex", "polar")
+ROPE_TYPES = ("golden", "spiral", "star", "simplex", "polar")
 TINY = {"num_classes": 3, "img_size": (16, 16), "patch_size": 4}
 VIT = {"width": 32, "depth": 2, "heads": 2, "layer_scale": None, **TINY}
 SWIN = {"width": 16, "depths": (1, 1), "heads": (2, 4), "window_size": 4, **TINY}
 
-CONFIGS = [*(("vit", f"rope_{family}{more}") for family in FAMILIES for more in ("", "_ape"))]
-CONFIGS += [*(("swin", f"rope_{family}{more}") for family in FAMILIES for more in ("", "_rpb"))]
+CONFIGS = [*(("vit", f"rope_{name}{more}") for name in ROPE_TYPES for more in ("", "_ape"))]
+CONFIGS += [*(("swin", f"rope_{name}{more}") for name in ROPE_TYPES for more in ("", "_rpb"))]
 KINDS = [("vit", "rope_axial"), ("vit", "rope_mixed"), ("vit", "rope_polar"), ("swin", "rope_axial_rpb")]
 KINDS += [("swin", "rope_golden")]
 
@@ -37,7 +37,7 @@ def make(kind, position, **changes):
 
 
 @pytest.mark.parametrize(("kind", "position"), CONFIGS)
-def test_families_see_images_of_any_size_with_every_backend(kind, position):
+def test_rope_types_see_images_of_any_size_with_every_backend(kind, position):
     built, small, large = make(kind, position), torch.randn(2, 3, 16, 16), torch.randn(1, 3, 24, 40)
     found = built(small), built(large)
     assert found[0].shape == (2, 3)
@@ -48,7 +48,7 @@ def test_families_see_images_of_any_size_with_every_backend(kind, position):
 
 
 @pytest.mark.parametrize(("kind", "position"), CONFIGS)
-def test_families_learn_and_come_back_from_a_file(kind, position, tmp_path):
+def test_rope_types_learn_and_come_back_from_a_file(kind, position, tmp_path):
     built = make(kind, position).train()
     built(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in built.parameters())
@@ -213,7 +213,7 @@ def test_what_rules_cannot_do_is_refused():
     [("vit", "rope_polar"), pytest.param("swin", "rope_simplex", marks=pytest.mark.full)],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_families_and_rules_compile_to_one_graph(kind, position):
+def test_rope_types_and_methods_compile_to_one_graph(kind, position):
     one_stage = {"depths": (2,), "heads": (2,)} if kind == "swin" else {"depth": 1}
     built = make(kind, position, scaling="ntk+yarn+log", trained_grid=(3, 3), **one_stage)
     from torch._dynamo.testing import CompileCounter

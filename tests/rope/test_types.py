@@ -67,7 +67,7 @@ def test_and_has_its_label_its_style_its_line_of_help_and_its_place_in_studies(m
     assert f"rope_{mine}" in describe_positions()
     assert f"rope_{mine}" in VIT_EMBEDDINGS
     assert f"rope_{mine}_rpb" in SWIN_EMBEDDINGS
-    assert f"rope_{mine}" in StudyConfig(families=("all",)).all_embeddings
+    assert f"rope_{mine}" in StudyConfig(rope_types=("all",)).all_embeddings
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ def test_every_embedding_has_a_name_and_a_style_of_its_own():
         assert len({position_style(name) for name in own}) == len(own)
 
 
-def test_families_join_the_embeddings():
+def test_rope_types_join_the_embeddings():
     assert StudyConfig().all_embeddings == StudyConfig().embeddings
-    assert StudyConfig(families=("spiral",)).all_embeddings[-1] == "rope_spiral"
-    every = StudyConfig(families=("all",), seeds=2)
+    assert StudyConfig(rope_types=("spiral",)).all_embeddings[-1] == "rope_spiral"
+    every = StudyConfig(rope_types=("all",), seeds=2)
     assert every.all_embeddings == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
     assert len(every.runs()) == 2 * 2 * 8
 
@@ -34,9 +34,9 @@ def test_families_join_the_embeddings():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"families": ("gold",)}, "got family gold; did you mean golden?"),
-        ({"families": ("all", "golden")}, "got families all, golden; all has the others: give it alone"),
-        ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
+        ({"rope_types": ("gold",)}, "got rope type gold; did you mean golden?"),
+        ({"rope_types": ("all", "golden")}, "got rope types all, golden; all has the others: give it alone"),
+        ({"embeddings": ("rope_golden",), "rope_types": ("golden",)}, "name each once"),
         ({"scaling": ("ntk", "ntk")}, "got scaling methods ntk, ntk; name each once"),
         ({"scaling": ("entropy", "log(power=0.5)")}, "name each once"),
         ({"scaling": ("larger",)}, "no scaling method named 'larger'"),
@@ -129,7 +129,7 @@ def test_results_from_before_there_were_rules_are_read(results):
 
 
 def test_the_report_says_which_rules_were_tried():
-    config = StudyConfig(families=("polar",), scaling=("pi", "log"))
+    config = StudyConfig(rope_types=("polar",), scaling=("pi", "log"))
     data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
     told = " ".join(describe_method(config, {"data": data}))
     assert "RoPE-Polar" in told

@@ -1,4 +1,4 @@
-"""The newer families of frequencies in detectors and segmenters."""
+"""Rope types beyond the paper in detectors and segmenters."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def test_a_segmenter_is_trained_with_a_new_family(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "position"), [("deit_tiny", "rope_polar_ape"), ("swin_tiny", "rope_golden_rpb")])
-def test_backbones_of_detectors_and_segmenters_have_the_new_families(name, position):
+def test_backbones_of_detectors_and_segmenters_have_the_new_rope_types(name, position):
     shape = (
         {"width": 24, "heads": None, "depth": None} if name == "swin_tiny" else {"width": 32, "heads": 2, "depth": 4}
     )
@@ -38,6 +38,6 @@ def test_backbones_of_detectors_and_segmenters_have_the_new_families(name, posit
     assert torch.isfinite(detector.backbone(torch.randn(1, 3, 64, 96))[0][0]).all()
 
 
-def test_new_families_have_no_published_weights_to_start_from():
+def test_new_rope_types_have_no_published_weights_to_start_from():
     with pytest.raises(ValueError, match="rope_golden_deit_tiny_patch16_LS has no published weights; give"):
         small_segmenter(position="rope_golden", init="published")

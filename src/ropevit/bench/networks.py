@@ -51,15 +51,18 @@ def model_group(
         (APE, "none", "ape", lambda: ours(size, "ape", None)),
         *(
             (
-                f"ours ({backend}), {kind}",
+                f"ours ({backend}), {embedding}",
                 "ours",
-                kind,
-                lambda kind=kind, name=backend: ours(size, f"rope_{kind}", name),
+                embedding,
+                lambda embedding=embedding, name=backend: ours(size, f"rope_{embedding}", name),
             )
-            for kind in ("axial", "mixed")
+            for embedding in ("axial", "mixed")
             for backend in backends
         ),
-        *((f"timm, {kind}", "timm", kind, lambda kind=kind: timm(size, kind)) for kind in TIMM),
+        *(
+            (f"timm, {embedding}", "timm", embedding, lambda embedding=embedding: timm(size, embedding))
+            for embedding in TIMM
+        ),
     ]
 
     def entry(label: str, family: str, embedding: str, build: Build, compiled: bool) -> PlannedCandidate:
@@ -90,12 +93,12 @@ def ours(size: ModelSize, position: str, backend: str | None) -> nn.Module:
     return model
 
 
-def timm(size: ModelSize, kind: str) -> nn.Module:
+def timm(size: ModelSize, embedding: str) -> nn.Module:
     """Build timm's ViT with a position embedding, without LayerScale and with the width and depth of `size`."""
     create_model = require("timm", "train").create_model
     sizes = {"embed_dim": size.width, "depth": size.depth, "num_heads": size.heads, "img_size": size.pixels}
-    model = create_model(TIMM[kind], **sizes)
-    if kind != "ape":
+    model = create_model(TIMM[embedding], **sizes)
+    if embedding != "ape":
         for block in model.blocks:
             block.gamma_1 = block.gamma_2 = None
     return model

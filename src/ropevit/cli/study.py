@@ -35,7 +35,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
       ropevit study --seeds 3
       ropevit study --data my_images --out runs/mine
       ropevit study --data my_images --out runs/mine --resume
-      ropevit study --families all --scaling ntk yarn parts+log --out runs/beyond
+      ropevit study --rope-types all --scaling ntk yarn parts+log --out runs/beyond
       ropevit study --train-scaling "jitter(rescale=2)" "normalize+jitter(rescale=2)" --out runs/jitter
     """
     for package in ("matplotlib", "jinja2"):

@@ -60,17 +60,17 @@ def check_frames(frames: int, tubelet: int) -> None:
         )
 
 
-def check_sizes(kind: str, sizes: tuple[int, ...], patch: int) -> None:
+def check_sizes(name: str, sizes: tuple[int, ...], patch: int) -> None:
     """Raise ValueError, naming the nearest valid sizes, unless sizes ascend and patches tile them."""
     if not sizes:
-        raise ValueError(f"got no {kind} sizes; give at least one, such as --{kind}-sizes 28 56")
+        raise ValueError(f"got no {name} sizes; give at least one, such as --{name}-sizes 28 56")
     if list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"got {kind} sizes {sizes}; expected each once, from small to large")
+        raise ValueError(f"got {name} sizes {sizes}; expected each once, from small to large")
     for size in sizes:
         if size < patch or size % patch:
             below = size // patch * patch
             near = f"{below} or {below + patch}" if below > 0 else str(patch)
-            raise ValueError(f"got {kind} size {size}; patches of {patch} pixels do not tile it: take {near}")
+            raise ValueError(f"got {name} size {size}; patches of {patch} pixels do not tile it: take {near}")
 
 
 def nearest_sizes(side: int, patch_size: int) -> str:

@@ -5,7 +5,7 @@
 
 from ropevit.rope.biases import DistanceBias
 from ropevit.rope.convention import ROPE_FAMILIES, RopeConvention, RopeFamily
-from ropevit.rope.families import (
+from ropevit.rope.directions import (
     golden_frequencies,
     polar_frequencies,
     simplex_frequencies,

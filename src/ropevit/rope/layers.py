@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.rope.families import FIXED_FREQUENCIES, geometric_magnitudes, num_pairs, polar_frequencies
+from ropevit.rope.directions import FIXED_FREQUENCIES, geometric_magnitudes, num_pairs, polar_frequencies
 from ropevit.rope.frequencies import axial_frequencies, check_heads, check_theta, mixed_frequencies, pairs_per_axis
 from ropevit.rope.rotation import CosSin, check_positions, rotary_cos_sin, rotate
 
@@ -85,12 +85,12 @@ class FixedRope(Rope):
     """Golden, spiral, star or simplex RoPE in two dimensions: fixed frequencies. No parameters and no buffers.
 
     Args:
-        rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral, star or simplex.
+        rope_type: A name of `ropevit.rope.directions.FIXED_FREQUENCIES`: golden, spiral, star or simplex.
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
 
-    Source: see `ropevit.rope.families`.
+    Source: see `ropevit.rope.directions`.
     """
 
     def __init__(self, rope_type: str, channels: int, heads: int, theta: float = 100.0):

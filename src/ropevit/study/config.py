@@ -21,7 +21,7 @@ from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
-from ropevit.study.settings import PanelSettings, as_json, panels_of, preset
+from ropevit.study.settings import STORED_NAMES, PanelSettings, as_json, panels_of, preset
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.text import suggest
 
@@ -30,16 +30,16 @@ _NAMES = describe_positions({"ViT": VIT_EMBEDDINGS})
 
 
 def unpublished_types() -> tuple[str, ...]:
-    """Return the rope types without published weights, which `families` adds."""
+    """Return the rope types without published weights, which `rope_types` adds."""
     return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
 
 
-#: Help texts of `embeddings` and `families`, from the registries.
+#: Help texts of `embeddings` and `rope_types`, from the registries.
 _EMBEDDINGS_HELP = (
     f"Position embeddings to compare: {_NAMES}; rope_axial:theta=10 has another base of the frequencies, "
     "rope_axial:rest=0.25 a quarter of its pairs not rotated."
 )
-_FAMILIES_HELP = (
+_ROPE_TYPES_HELP = (
     f"Rope types without published weights, added to --embeddings: all, or some of {', '.join(unpublished_types())}."
 )
 
@@ -60,7 +60,7 @@ class StudyConfig:
     allow."""
     embeddings: Annotated[tuple[str, ...], tyro.conf.arg(help=_EMBEDDINGS_HELP)] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings by name."""
-    families: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=_FAMILIES_HELP)] = None
+    rope_types: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=_ROPE_TYPES_HELP)] = None
     """Further rope types to compare, or all of them."""
     scaling: tuple[str, ...] | None = None
     """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each. auto: one
@@ -114,7 +114,7 @@ class StudyConfig:
         if self.panels == ("auto",):
             object.__setattr__(self, "panels", panels_of(self.data))
         _check_choices("panel", self.panels, panels_of(self.data))
-        _check_families(self.families)
+        _check_rope_types(self.rope_types)
         optioned = (name for name in self.all_embeddings if ":" in name and split_options(name)[0] in VIT_EMBEDDINGS)
         _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *optioned), _NAMES)
         _check_scaling(self.scaling or ())
@@ -136,9 +136,9 @@ class StudyConfig:
 
     @property
     def all_embeddings(self) -> tuple[str, ...]:
-        """Position embeddings to train, those of `families` last."""
-        families = unpublished_types() if self.families == ("all",) else self.families or ()
-        return (*self.embeddings, *(f"rope_{family}" for family in families))
+        """Position embeddings to train, those of `rope_types` last."""
+        added = unpublished_types() if self.rope_types == ("all",) else self.rope_types or ()
+        return (*self.embeddings, *(f"rope_{name}" for name in added))
 
     def settings(self, panel: str) -> PanelSettings:
         """Return the settings of a panel: its preset, with the fields that this config overrides.
@@ -184,7 +184,8 @@ class StudyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the config for JSON, with the full settings of each panel under `settings`."""
         settings = {panel: self.settings(panel).to_dict() for panel in self.panels}
-        return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
+        fields = {STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return as_json(fields) | {"out": str(self.out), "settings": settings}
 
 
 def components(embedding: str) -> PositionEmbedding:
@@ -192,15 +193,15 @@ def components(embedding: str) -> PositionEmbedding:
     return VIT_EMBEDDINGS[split_options(embedding)[0]]
 
 
-def _check_families(families: tuple[str, ...] | None) -> None:
-    """Raise ValueError for an empty list, unknown or repeated families, and for names of position embeddings."""
-    misplaced = [name for name in families or () if is_position_embedding(name)]
+def _check_rope_types(names: tuple[str, ...] | None) -> None:
+    """Raise ValueError for an empty list, unknown or repeated rope types, and for names of position embeddings."""
+    misplaced = [name for name in names or () if is_position_embedding(name)]
     if misplaced:
-        raise ValueError(f"got family {misplaced[0]}, which is a position embedding; give it with --embeddings")
-    if len(families or ()) > 1 and "all" in (families or ()):
-        raise ValueError(f"got families {', '.join(families or ())}; all has the others: give it alone")
-    if families is not None:
-        _check_choices("family", families, ("all", *unpublished_types()))
+        raise ValueError(f"got rope type {misplaced[0]}, which is a position embedding; give it with --embeddings")
+    if len(names or ()) > 1 and "all" in (names or ()):
+        raise ValueError(f"got rope types {', '.join(names or ())}; all has the others: give it alone")
+    if names is not None:
+        _check_choices("rope type", names, ("all", *unpublished_types()))
 
 
 def _check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...], listed: str | None = None) -> None:

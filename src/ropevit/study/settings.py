@@ -7,8 +7,8 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import CropSettings
 from ropevit.models.sizes import check_sizes
 
-#: Fields of the crop and canvas settings -> their names in files, where they differ.
-_STORED_NAMES = {"distribution": "law", "max_rotation": "turn"}
+#: Fields of a study's config and of its settings -> their names in files, where they differ.
+STORED_NAMES = {"rope_types": "families", "distribution": "law", "max_rotation": "turn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class PanelSettings:
 
 def _stored(value: Any) -> Any:
     """Rename the fields of a group of settings to their names in files."""
-    return {_STORED_NAMES.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value
+    return {STORED_NAMES.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def as_json(value: Any) -> Any:

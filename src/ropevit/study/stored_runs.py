@@ -10,7 +10,7 @@ from ropevit.study.config import EXECUTION_FIELDS, StudyConfig, components
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
 from ropevit.study.panels import InferenceMode
-from ropevit.study.settings import EMBEDDED, as_json
+from ropevit.study.settings import EMBEDDED, STORED_NAMES, as_json
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.weights.errors import first_line
 
@@ -122,9 +122,10 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         why = first_line(error) if isinstance(error, OSError | ValueError) else "it is not the config of a study"
         raise ValueError(f"cannot read {path}: {why}; give another --out") from error
     if different:
-        key = different[0]
+        key, fields = different[0], {name: field for field, name in STORED_NAMES.items()}
+        options = [fields.get(name, name) for name in different]
         raise ValueError(
-            f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
+            f"{path.parent} holds a study with other options ({', '.join(options)}): {options[0]} was "
             f"{stored.get(key)!r}, now {asked.get(key)!r}; repeat its options, or give another --out"
         )
     if config.data not in EMBEDDED and sides[0] != sides[1]:

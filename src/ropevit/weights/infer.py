@@ -72,10 +72,10 @@ def explain_mismatch(
         head_alone: Whether only the head differs from the model.
     """
     if inferred is None:
-        kind = _recognize_architecture(state)
-        if kind is None:
+        name = _recognize_architecture(state)
+        if name is None:
             return f"it is no vision transformer (it has {join_names(state)})"
-        return f"it looks like {ARCHITECTURES[kind].label}, but not like one that this package can build"
+        return f"it looks like {ARCHITECTURES[name].label}, but not like one that this package can build"
     names, label = similar_names(inferred), ARCHITECTURES[inferred.architecture].label
     if inferred.architecture != architecture(config):
         named = " or ".join(names) or f"{label} with position {' or '.join(inferred.positions)}"

@@ -58,8 +58,8 @@ def family_of(config: ViTConfig) -> str | None:
     Models of a family may differ in the reference grid and the offset. Of families with the same convention, it is the
     one whose models have an absolute embedding as this one.
     """
-    kind = _kind(config.rope_convention)
-    same = [name for name, family in ROPE_FAMILIES.items() if _kind(family.convention) == kind]
+    own = _without_offsets(config.rope_convention)
+    same = [name for name, family in ROPE_FAMILIES.items() if _without_offsets(family.convention) == own]
     return next((name for name in same if (name in _ABSOLUTE) == config.absolute), same[0] if same else None)
 
 
@@ -67,7 +67,7 @@ def family_of(config: ViTConfig) -> str | None:
 _ABSOLUTE = ("eva02", "pe")
 
 
-def _kind(convention: RopeConvention) -> RopeConvention:
+def _without_offsets(convention: RopeConvention) -> RopeConvention:
     """Return a convention without what differs between models of a family."""
     grid = None if convention.reference_grid is None else (1, 1)
     return replace(convention, reference_grid=grid, offset=0.0)

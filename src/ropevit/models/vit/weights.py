@@ -22,7 +22,7 @@ from ropevit.models.state_dict import (
     rope_parameters,
 )
 from ropevit.models.vit.config import ViTConfig
-from ropevit.models.vit.implied import KEY_HINTS, family_of, implied_fields, fields_from_keys
+from ropevit.models.vit.implied import KEY_HINTS, family_of, fields_from_keys, implied_fields
 from ropevit.models.vit.layouts import SIGNATURES, key_mappings
 from ropevit.models.vit.variants import TIMM_NAMES
 from ropevit.rope import grid_positions

@@ -66,6 +66,6 @@ def estimate_step(subject: StepSpec) -> Estimate:
         return step_memory(subject.build, lambda model: subject.loss(model, images), precision)
 
     small, large = counts
-    peaks = {name: (peak(small, kind), peak(large, kind)) for name, kind in PRECISIONS.items()}
+    peaks = {name: (peak(small, dtype), peak(large, dtype)) for name, dtype in PRECISIONS.items()}
     macs = forward_macs(subject.build, lambda model: subject.forward(model, 1))
     return Estimate(count_weights(subject.build), macs, counts, peaks)

@@ -14,7 +14,7 @@ from ropevit.rope import (
     spiral_frequencies,
     star_frequencies,
 )
-from ropevit.rope.families import FIXED_FREQUENCIES, polar_directions
+from ropevit.rope.directions import FIXED_FREQUENCIES, polar_directions
 
 EXACT = {"dtype": torch.float64}
 
