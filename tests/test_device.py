@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from marks import by_default
-from ropevit.device import one_behind, resolve_device, start_copy, to_device
+from ropevit.device import delay_by_one, resolve_device, start_copy, to_device
 from ropevit.models import ViTConfig, build_model, set_scaling
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common import distributed
@@ -168,7 +168,7 @@ def test_a_training_step_needs_no_float64_on_the_device(step):
 def test_an_item_is_made_before_the_last_one_is_taken(count):
     seen = []
     made = (seen.append(("make", number)) or number for number in range(count))
-    for number in one_behind(made):
+    for number in delay_by_one(made):
         seen.append(("take", number))
     takes = [seen.index(("take", number)) for number in range(count)]
     assert takes == sorted(takes)

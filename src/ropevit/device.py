@@ -98,7 +98,7 @@ def start_copy(values: Tensor) -> Callable[[], Tensor]:
     return wait
 
 
-def one_behind(started: Iterable[T]) -> Iterator[T]:
+def delay_by_one(started: Iterable[T]) -> Iterator[T]:
     """Yield each item once the next one has been made, so that the device computes while an item is evaluated."""
     items = iter(started)
     for item in items:

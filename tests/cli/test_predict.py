@@ -15,7 +15,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import read_image, resize_to, to_tensor
 from ropevit.models import MODELS, SwinConfig, ViT, ViTConfig, build_model
 from ropevit.tasks.classify import predict as predicting
-from ropevit.tasks.classify.predict import Input, classify
+from ropevit.tasks.classify.predict import InputTransform, classify
 from ropevit.tasks.common.drawing import new_folder
 
 
@@ -193,7 +193,9 @@ def test_outside_a_terminal_progress_is_printed_as_lines(total, printed, capsys)
 
 def classify_alone(path, checkpoint, whole):
     model, info = ropevit.load_model(checkpoint)
-    model_input = Input(size=(16,) if whole else (16, 16), multiple=8, whole=whole, mean=(0.5,), std=(0.5,))
+    model_input = InputTransform(
+        size=(16,) if whole else (16, 16), multiple=8, keep_aspect=whole, mean=(0.5,), std=(0.5,)
+    )
     return classify(model, read_image(Path(path)), model_input, info.classes, 2)
 
 

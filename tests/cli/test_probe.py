@@ -143,7 +143,7 @@ def test_a_stopped_probe_goes_on_with_what_is_missing(checkpoint, photos, monkey
 
 
 def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
-    digest = hash_weights(read_eval_model(None, checkpoint).found.state)
+    digest = hash_weights(read_eval_model(None, checkpoint).parsed.state)
     facts = {"fingerprint": digest, "weights": "model.safetensors", "scaling": "ntk", "chosen": "ntk"}
     facts |= {"baseline": "none", "gain": 3.0, "low": 1.0, "high": 5.0, "metric": "top-1", "sizes": [32]}
     facts |= {"data": "photos/val", "images_chosen_on": 30, "images_reported_on": 30, "date": "2026-01-31"}

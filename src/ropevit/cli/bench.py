@@ -1,4 +1,4 @@
-"""`ropevit bench`."""
+"""`ropevit bench`: the cost of rotation on this machine, beside other libraries."""
 
 from collections.abc import Sequence
 from typing import Annotated

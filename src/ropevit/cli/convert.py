@@ -1,4 +1,4 @@
-"""`ropevit convert`."""
+"""`ropevit convert`: a checkpoint from one layout of weights to another."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""`ropevit data`."""
+"""`ropevit data`: checks a data set, measures its reading speed, or makes a small one."""
 
 import csv
 import io

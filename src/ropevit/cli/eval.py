@@ -1,4 +1,4 @@
-"""`ropevit eval`."""
+"""`ropevit eval`: scores of a model below, at and above its training size."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import field, fields, make_dataclass

@@ -1,4 +1,4 @@
-"""`ropevit export`."""
+"""`ropevit export`: a classifier as ONNX file or torch.export program."""
 
 import re
 import sys

@@ -68,7 +68,7 @@ def open_figure_model(
         return _open_dense_model(task, model, checkpoint, weights), Preprocessing()
     read = weights_of.read_eval_model(model, checkpoint, weights)
     built = build_model(read.config)
-    report = load_parsed(built, read.found, replace_head=False)
+    report = load_parsed(built, read.parsed, replace_head=False)
     found = FigureModel(
         model=built.eval(),
         label=_label_of(read.name, checkpoint),
@@ -82,10 +82,10 @@ def open_figure_model(
 
 def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
     """Return whether weights are the published ones, judging by layout, number of classes and size."""
-    if read.found.config is not None or read.published_name is None:
+    if read.parsed.config is not None or read.published_name is None:
         return False
     classes = get_config(read.published_name).num_classes
-    return report.layout == "published" and read.found.num_classes == classes and not report.resized
+    return report.layout == "published" and read.parsed.num_classes == classes and not report.resized
 
 
 def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, weights: WeightsChoice | None) -> FigureModel:

@@ -1,4 +1,4 @@
-"""`ropevit figures`."""
+"""`ropevit figures`: plots of rotary position embeddings and attention."""
 
 import re
 from collections.abc import Sequence

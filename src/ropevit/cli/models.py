@@ -1,4 +1,4 @@
-"""`ropevit models`."""
+"""`ropevit models`: the registered models with parameters, MACs and accuracy."""
 
 from collections.abc import Iterator
 from typing import Annotated

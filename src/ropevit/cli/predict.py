@@ -1,4 +1,4 @@
-"""`ropevit predict`."""
+"""`ropevit predict`: classes, boxes or label maps of images."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from ropevit.device import resolve_device
 from ropevit.models import set_scaling
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
 from ropevit.tasks.classify.inference_modes import TiledClassifier
-from ropevit.tasks.classify.predict import Input, classify_files
+from ropevit.tasks.classify.predict import InputTransform, classify_files
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
 from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
@@ -147,10 +147,10 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
             if choice is not None:
                 print_line(console, choice.describe())
     size = config.size or (model.config.img_size[:1] if config.option("keep_aspect") else model.config.img_size)
-    model_input = Input(
+    model_input = InputTransform(
         size=size,
         multiple=model.config.multiple,
-        whole=bool(config.option("keep_aspect")),
+        keep_aspect=bool(config.option("keep_aspect")),
         resize=subject.trained_at if mode == "resize" else None,
         crop=subject.family_crop or 1.0,
         squash=subject.squash,

@@ -1,4 +1,4 @@
-"""`ropevit probe`."""
+"""`ropevit probe`: k nearest neighbors and a linear probe of frozen features."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`ropevit reproduce`."""
+"""`ropevit reproduce`: commands, expected results and cost of the paper's tables."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence

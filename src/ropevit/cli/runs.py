@@ -1,4 +1,4 @@
-"""`ropevit runs`."""
+"""`ropevit runs`: a table and curves of training runs."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`ropevit study`."""
+"""`ropevit study`: compares position embeddings on your images."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any

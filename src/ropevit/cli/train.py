@@ -1,4 +1,4 @@
-"""`ropevit train`."""
+"""`ropevit train`: trains by a recipe."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`ropevit tune-scaling`."""
+"""`ropevit tune-scaling`: chooses a RoPE scaling method on your images."""
 
 from typing import Annotated
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ropevit.data.depth import is_deep, to_levels
+from ropevit.data.bit_depth import is_deep, to_levels
 from ropevit.data.formats import install_advice_by_content, readable_suffixes
 
 #: EXIF tag of the orientation.
@@ -128,7 +128,7 @@ def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[in
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency becomes white; see `depth.py` for grayscale of more than 8 bits.
+    """Convert any mode to RGB: transparency becomes white; see `bit_depth.py` for grayscale of more than 8 bits.
 
     Raises:
         ValueError: If values are NaN or infinite.

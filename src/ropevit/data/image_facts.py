@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from ropevit.data.bit_depth import STRETCHED, DepthScale, depth_scale, is_deep
 from ropevit.data.decoding import UNREADABLE, open_image, orientation, reason, to_rgb
-from ropevit.data.depth import STRETCHED, DepthScale, depth_scale, is_deep
 from ropevit.data.findings import Finding
 
 #: Images with a shorter side of fewer pixels are tiny.

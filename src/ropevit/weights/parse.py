@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
 from ropevit.models.state_dict import InferredModel, JoinedPattern, KeyMapping, SplitPattern, match_keys
-from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError
+from ropevit.weights.file_config import build_without_memory, check_matches_config
 from ropevit.weights.infer import infer_model
 from ropevit.weights.metadata import FORMAT, stored_config
 from ropevit.weights.reading import Checkpoint

@@ -19,7 +19,7 @@ from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.classes import match_classes
 from ropevit.tasks.classify.eval_model import open_eval_model
 from ropevit.tasks.classify.evaluate import ClassifierOptions, evaluate
-from ropevit.tasks.classify.predict import Input, classify
+from ropevit.tasks.classify.predict import InputTransform, classify
 from ropevit.tasks.classify.protocol import plan_views
 from ropevit.tasks.common.eval_config import EvalConfig, read_sizes
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalStarted
@@ -62,7 +62,7 @@ def test_models_of_gray_images_convert_rgb_images_and_note_it(pets, weights, tmp
     path = weights(model, classes=PETS, metadata=facts)
     measure(path, pets, tmp_path / "out", events.append)
     assert any("gray" in note for note in events[0].notes)
-    form = Input(size=(16, 16), multiple=16, mean=(0.3,), std=(0.4,))
+    form = InputTransform(size=(16, 16), multiple=16, mean=(0.3,), std=(0.4,))
     files = sorted(file for file in (pets / "val").rglob("*.png") if file.stem != "broken")
     right = {name: [] for name in PETS}
     for file in files:

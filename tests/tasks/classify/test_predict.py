@@ -4,7 +4,7 @@ from PIL import Image
 
 from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.classify.predict import Input, classify
+from ropevit.tasks.classify.predict import InputTransform, classify
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def model() -> ViT:
 
 def test_predictions_are_sorted_by_probability(paths):
     classes = [f"class {index}" for index in range(6)]
-    found = predict(model(), paths, Input(size=(48,), multiple=16), classes, top=9)
+    found = predict(model(), paths, InputTransform(size=(48,), multiple=16), classes, top=9)
     assert len(found) == len(paths)
     for prediction in found:
         chances = [guess.probability for guess in prediction.guesses]
@@ -38,13 +38,13 @@ def test_predictions_are_sorted_by_probability(paths):
 
 
 def test_images_may_keep_their_aspect_ratio(paths):
-    found = predict(model(), paths, Input(size=(32,), multiple=16, whole=True), ["x"] * 6)
+    found = predict(model(), paths, InputTransform(size=(32,), multiple=16, keep_aspect=True), ["x"] * 6)
     assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
 
 
 def test_the_model_is_set_to_eval_mode(paths):
     net = model().train()
-    form = Input(size=(32,), multiple=16)
+    form = InputTransform(size=(32,), multiple=16)
     assert predict(net, paths, form, list("abcdef")) == predict(net, paths, form, list("abcdef"))
     assert not net.training
 
@@ -54,18 +54,18 @@ def test_predictions_follow_the_logits(paths):
     with torch.no_grad():
         net.head.weight.zero_()
         net.head.bias.copy_(torch.arange(6.0))
-    best = predict(net, paths[:1], Input(size=(32,), multiple=16), list("abcdef"), top=2)[0]
+    best = predict(net, paths[:1], InputTransform(size=(32,), multiple=16), list("abcdef"), top=2)[0]
     assert [guess.name for guess in best.guesses] == ["f", "e"]
 
 
 def test_invalid_sizes_and_class_names_are_refused(paths):
     with pytest.raises(ValueError, match="got 50 x 50 pixels"):
-        Input(size=(50,), multiple=16)
+        InputTransform(size=(50,), multiple=16)
     with pytest.raises(ValueError, match="expected one number"):
-        Input(size=(32, 32, 32), multiple=16)
+        InputTransform(size=(32, 32, 32), multiple=16)
     with pytest.raises(ValueError, match="give the shorter side alone"):
-        Input(size=(32, 48), multiple=16, whole=True)
+        InputTransform(size=(32, 48), multiple=16, keep_aspect=True)
     with pytest.raises(ValueError, match=r"got size \(-16,\); expected pixels, above 0"):
-        Input(size=(-16,), multiple=16)
+        InputTransform(size=(-16,), multiple=16)
     with pytest.raises(ValueError, match="got 5 class names for 6 logits"):
-        predict(model(), paths, Input(size=(32,), multiple=16), list("abcde"))
+        predict(model(), paths, InputTransform(size=(32,), multiple=16), list("abcde"))

@@ -27,7 +27,7 @@ class EvalModel:
 
     name: str
     """A short name, also used for a directory."""
-    found: ParsedCheckpoint
+    parsed: ParsedCheckpoint
     """The weights."""
     config: Config
     """Config of the model."""
@@ -51,7 +51,7 @@ class EvalModel:
     def build(self, config: Config) -> Model:
         """Build the model in eval mode with another image or window size, resizing its embeddings."""
         model = build_model(config)
-        load_parsed(model, self.found, replace_head=False)
+        load_parsed(model, self.parsed, replace_head=False)
         return model.eval()
 
     @property
@@ -85,7 +85,7 @@ def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
         WeightsError: If the weights cannot be read.
     """
     subject = read_eval_model(model, checkpoint, weights)
-    source, config = subject.found.source, subject.config
+    source, config = subject.parsed.source, subject.config
     if subject.labels_pixels:
         raise ValueError(
             f"{source} labels pixels, which its study does outside the model; expected a classifier, such as the zoom "
@@ -102,7 +102,7 @@ def check_channels(subject: EvalModel) -> None:
     channels = subject.config.in_channels
     if channels not in (1, 3):
         raise ValueError(
-            f"{subject.found.source} takes images of {channels} channels; expected a model for 1 (gray) or 3 (RGB)"
+            f"{subject.parsed.source} takes images of {channels} channels; expected a model for 1 (gray) or 3 (RGB)"
         )
 
 
@@ -115,7 +115,7 @@ def class_names(subject: EvalModel) -> tuple[str, ...]:
     names = known_names(subject)
     if names is None:
         raise ValueError(
-            f"{subject.found.source} does not name its {subject.config.num_classes} classes; save it with them: "
+            f"{subject.parsed.source} does not name its {subject.config.num_classes} classes; save it with them: "
             "ropevit.save_model(path, model, classes=[...])"
         )
     return names
@@ -136,7 +136,7 @@ def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
         size: Side, or height and width, in pixels; empty for the training's.
     """
     config = subject.config
-    if subject.found.config is not None or not config.windowed or not size:
+    if subject.parsed.config is not None or not config.windowed or not size:
         return config
     grid, (window, _) = config.trained_grid or config.attention_grid, config.at_size((size[0], size[-1])).attention_grid
     fitted = replace(config, window_size=window)
@@ -160,7 +160,7 @@ def scaling_for(
     Raises:
         ValueError: If it is `auto`, and nothing was chosen for these weights.
     """
-    digest = hash_weights(subject.found.state) if scaling == AUTO else ""
+    digest = hash_weights(subject.parsed.state) if scaling == AUTO else ""
     return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
 
 
@@ -222,7 +222,7 @@ def _foreign_eval_model(name: str, found: ParsedCheckpoint, config: Config) -> E
     family = preprocessing_of(config, found.source)
     return EvalModel(
         name=name,
-        found=found,
+        parsed=found,
         config=config,
         classes=None,
         trained_at=config.img_size[0],
@@ -248,7 +248,7 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
         raise ValueError(f"{found.source} holds its own config and classes; leave out --model {model}")
     return EvalModel(
         name=name,
-        found=found,
+        parsed=found,
         config=config,
         classes=None if classes is None else tuple(classes),
         trained_at=metadata_value(metadata, "train_size", int, found.source),

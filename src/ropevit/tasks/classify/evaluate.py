@@ -165,11 +165,11 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     views = views_at(inputs, config.sizes)
     real = None if options.real_labels is None else options.real_labels.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
-    fixed = {"fingerprint": hash_weights(subject.found.state), "images": len(source), "real": real}
+    fixed = {"fingerprint": hash_weights(subject.parsed.state), "images": len(source), "real": real}
     evaluator = _evaluators(views, inputs)
     return EvalPlan(
         name=subject.name,
-        weights=subject.found.source,
+        weights=subject.parsed.source,
         model=subject.published_name,
         position=position_with_options(subject.config),
         trained_at=subject.trained_at,

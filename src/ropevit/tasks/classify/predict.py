@@ -16,14 +16,14 @@ from ropevit.models.sizes import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class InputTransform:
     """Preprocessing of images for a model."""
 
     size: tuple[int, ...]
     """Shorter side, or height and width, in pixels."""
     multiple: int
     """Number of pixels of which both sides must be multiples: the patch size of a ViT, 1 for a Swin."""
-    whole: bool = False
+    keep_aspect: bool = False
     """Keep the aspect ratio of the image instead of taking a center crop."""
     resize: int | None = None
     """Shorter side in pixels to which the image of that size is resized again, such as that of the training; None
@@ -40,8 +40,10 @@ class Input:
     def __post_init__(self):
         if len(self.size) not in (1, 2):
             raise ValueError(f"got size {self.size}; expected one number (the shorter side) or two (height, width)")
-        if self.whole and len(self.size) == 2:
-            raise ValueError(f"got size {self.size} and whole; give the shorter side alone to keep the image's shape")
+        if self.keep_aspect and len(self.size) == 2:
+            raise ValueError(
+                f"got size {self.size} and keep_aspect; give the shorter side alone to keep the image's shape"
+            )
         if min(self.size) < 1:
             raise ValueError(f"got size {self.size}; expected pixels, above 0")
         check_size(self.size[0], self.size[-1], self.multiple)
@@ -50,19 +52,21 @@ class Input:
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
         """Return the height and width to which an image is resized."""
-        if self.whole:
+        if self.keep_aspect:
             return keep_aspect_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
         """Convert an image to the model's input."""
-        if self.squash and not self.whole:
+        if self.squash and not self.keep_aspect:
             image = image.resize((self.size[-1], self.size[0]), Image.Resampling.BICUBIC)
         else:
-            image = resize_to(image, *self.shape(image), crop=1.0 if self.whole else self.crop)
+            image = resize_to(image, *self.shape(image), crop=1.0 if self.keep_aspect else self.crop)
         if self.resize is not None:
             side = self.resize
-            image = resize_to(image, *(keep_aspect_size(image, side, self.multiple) if self.whole else (side, side)))
+            image = resize_to(
+                image, *(keep_aspect_size(image, side, self.multiple) if self.keep_aspect else (side, side))
+            )
         return to_tensor(image, self.mean, self.std)
 
 
@@ -92,26 +96,28 @@ class Unreadable(str):
     __slots__ = ()
 
 
-def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequence[str], top: int = 5) -> Prediction:
+def classify(
+    model: nn.Module, image: Image.Image, transform: InputTransform, classes: Sequence[str], top: int = 5
+) -> Prediction:
     """Classify an image.
 
     Args:
         model: A classifier; it is set to eval mode.
         image: An RGB image, as `read_image` returns it.
-        form: Preprocessing.
+        transform: Preprocessing.
         classes: Names of the classes, in the order of the logits.
         top: Number of classes to return, at most all.
 
     Raises:
         ValueError: If the names do not match the logits.
     """
-    return top_classes(model, form.prepare(image).unsqueeze(0), classes, top)[0]
+    return top_classes(model, transform.prepare(image).unsqueeze(0), classes, top)[0]
 
 
 def classify_files(
     model: nn.Module,
     files: Sequence[Path],
-    form: Input,
+    transform: InputTransform,
     classes: Sequence[str],
     *,
     top: int = 5,
@@ -123,7 +129,7 @@ def classify_files(
     Args:
         model: A classifier; it is set to eval mode.
         files: Image files.
-        form: Preprocessing.
+        transform: Preprocessing.
         classes: Names of the classes, in the order of the logits.
         top: Number of classes to return, at most all.
         batch_size: Images per batch.
@@ -138,7 +144,7 @@ def classify_files(
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}; expected at least 1")
     keys = (range(len(files))[start : start + batch_size] for start in range(0, len(files), batch_size))
-    for images in batches(FileReader(tuple(files), form), keys, workers):
+    for images in batches(FileReader(tuple(files), transform), keys, workers):
         yield from _classify_batch(model, images, classes, top)
 
 
@@ -147,7 +153,7 @@ class FileReader:
     """Data set that reads whole batches of image files, by DataLoader's method `__getitems__`."""
 
     files: tuple[Path, ...]
-    form: Input
+    transform: InputTransform
 
     def __getitems__(self, indices: Iterable[int]) -> list[Tensor | Unreadable]:
         """Read files; for one that cannot be read, return the reason."""
@@ -156,7 +162,7 @@ class FileReader:
     def read(self, path: Path) -> Tensor | Unreadable:
         """Read a file as the model's input (c, H, W)."""
         try:
-            return self.form.prepare(read_image(path))
+            return self.transform.prepare(read_image(path))
         except ValueError as error:
             return Unreadable(error)
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.loading import Batch
-from ropevit.device import one_behind, start_copy
+from ropevit.device import delay_by_one, start_copy
 from ropevit.tasks.common.distributed import Communicator
 
 #: Number of predictions of which one must be correct for the second score.
@@ -77,7 +77,7 @@ def tally(
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     done = 0
-    for batch, wait in one_behind(_start(logits_of, iter(batches), communicator, blank)):
+    for batch, wait in delay_by_one(_start(logits_of, iter(batches), communicator, blank)):
         logits = wait()
         best = logits.topk(min(_TOPK, logits.shape[1])).indices
         correct = is_correct(best, batch)

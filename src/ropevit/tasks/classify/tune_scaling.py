@@ -46,8 +46,8 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
     subject = inputs.subject
     return TuneTarget(
         name=subject.name,
-        weights=str(subject.found.source),
-        fingerprint=hash_weights(subject.found.state),
+        weights=str(subject.parsed.source),
+        fingerprint=hash_weights(subject.parsed.state),
         source=inputs.source,
         count=CorrectPredictions(inputs, _plan(inputs, config.sizes, options)),
         codec=Codec(encode_marks, decode_marks),

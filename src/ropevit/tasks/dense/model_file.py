@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ropevit.rope import CONVENTION
 from ropevit.tasks.dense.backbone import BackboneOptions
-from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.file_config import build_without_memory, check_matches_config
 from ropevit.weights.metadata import check_convention, metadata_value, stored_classes, stored_json, stored_metadata
 from ropevit.weights.reading import read_checkpoint
 from ropevit.weights.saving import write_safetensors

@@ -80,7 +80,7 @@ class ProbePlan:
         """Return what all results in a directory have in common; sizes and methods can be added."""
         names, view = ("max_images", "pooling", "neighbors", "temperature", "seed", "precision"), self.reference.view
         return {
-            "fingerprint": hash_weights(self.subject.found.state),
+            "fingerprint": hash_weights(self.subject.parsed.state),
             "own_scaling": self.reference.scaling,
             **_identify_split("train", self.train),
             **_identify_split("test", self.test),
@@ -129,7 +129,7 @@ def _open_model(config: ProbeConfig) -> EvalModel:
     """
     subject = read_eval_model(config.model, config.checkpoint, config.weights)
     if subject.config.is_video:
-        raise ValueError(f"{subject.found.source} is a video model; probe takes models of images")
+        raise ValueError(f"{subject.parsed.source} is a video model; probe takes models of images")
     check_channels(subject)
     if config.pooling == "both" and getattr(subject.config, "pooling", "avg") == "avg":
         raise ValueError(

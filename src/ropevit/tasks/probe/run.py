@@ -91,7 +91,7 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     )
     sizes = sorted({condition.view.size for condition in plan.conditions})
     notes = (
-        f"weights: {plan.subject.found.source}",
+        f"weights: {plan.subject.parsed.source}",
         f"{len(plan.train):,} images to fit the probes to, {len(plan.test):,} to measure them on",
         *plan.notes,
     )
@@ -183,7 +183,7 @@ def _describe(plan: ProbePlan) -> dict[str, Any]:
     config, subject = plan.config, plan.subject
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     machine = environment(plan.context.device, dtype, config.workers, torch.get_num_threads())
-    model = {"name": subject.name, "weights": subject.found.source, "checkpoint": config.checkpoint}
+    model = {"name": subject.name, "weights": subject.parsed.source, "checkpoint": config.checkpoint}
     model |= {"model": subject.published_name, "position": position_with_options(subject.config)}
     return {
         "data": config.data,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropevit.data.ade import AdeSource
 from ropevit.data.loading import EvalReader, Readable, batches, eval_keys
-from ropevit.device import one_behind, start_copy, to_device
+from ropevit.device import delay_by_one, start_copy, to_device
 from ropevit.extras import require
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
@@ -124,7 +124,7 @@ def confusion_matrix(
     started = (
         (image, _start(model, image, settings, classes) if image.views else None) for image in read(source, settings)
     )
-    for done, (image, predicted) in enumerate(one_behind(started), 1):
+    for done, (image, predicted) in enumerate(delay_by_one(started), 1):
         bad += image.bad
         if predicted is not None:
             counts += confusion(predicted(), image.labels, classes).double()
