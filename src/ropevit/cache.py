@@ -1,4 +1,4 @@
-"""Where files that can be made again stay: the user's cache."""
+"""Cache folder of files that can be made again: downloads, compiled kernels, indices."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where to compute: the devices that `--device` names."""
+"""Devices that `--device` names, and copies between them that do not block."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""How figures look: the same letters and lines in all of them."""
+"""Style of all figures: fonts, lines and legends; saving as PNG and SVG."""
 
 import io
 from collections.abc import Sequence

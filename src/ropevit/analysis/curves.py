@@ -29,7 +29,7 @@ class Curve:
     name: str
     """Name of the evaluated model or run."""
     position: str
-    """Its position embedding, such as `rope_mixed`."""
+    """Position embedding, such as `rope_mixed`."""
     points: Mapping[int, float]
     """Score by test size in pixels; empty if only the paper's results exist."""
     trained_at: int

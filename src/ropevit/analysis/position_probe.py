@@ -35,7 +35,7 @@ _FOLDS = 4
 
 
 class LayerPositions(NamedTuple):
-    """How well positions are predicted from the features of a layer, at one image size."""
+    """R squared of positions predicted from the features of a layer, at one image size."""
 
     size: tuple[int, int]
     """Height and width in pixels."""

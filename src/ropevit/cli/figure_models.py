@@ -35,7 +35,7 @@ FASHION = "fashion"
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How images become a model's input."""
+    """Normalization of images for a model."""
 
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1."""

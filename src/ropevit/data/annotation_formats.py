@@ -17,7 +17,7 @@ Part = str | Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFormat:
-    """How a folder of images and annotations is recognized, checked and written."""
+    """A format of images and annotations: functions that recognize, check and write it."""
 
     label: str
     """Name in messages, such as COCO."""
@@ -28,7 +28,7 @@ class AnnotationFormat:
     write_tiny: Part | None = None
     """Writes a split for `ropevit data make-tiny`: called with folder, split and a list of `tiny.Scene`."""
     annotations: str = "annotations"
-    """What the annotations are, in the help."""
+    """Description of the annotations, in the help."""
 
     def get(self, part: str) -> Callable[..., Any]:
         """Return a part, importing it if needed.

@@ -20,7 +20,7 @@ _SHADE_CELL = 16
 
 @dataclass(frozen=True, kw_only=True)
 class CanvasSettings:
-    """How canvases are filled, independent of their size."""
+    """Distribution of the items on a canvas, independent of its size."""
 
     item_size: int = 16
     """Side of an item in pixels, before random scaling."""

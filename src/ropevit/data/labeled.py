@@ -19,7 +19,7 @@ class LabeledImages:
     name: str
     """Name of the set and split, such as `fashion/train`."""
     source: str
-    """Where the images come from and under which license, in one line."""
+    """Source and license of the images, in one line."""
     groups: tuple[str, ...] = ()
     """A coarser name for each class, used to label pixels; empty where the classes themselves are used."""
     notes: tuple[str, ...] = ()

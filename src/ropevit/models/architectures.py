@@ -33,7 +33,7 @@ class Architecture:
     weights: StateDictAdapter
     """Reads and writes its state dicts."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    """Its sizes by name, such as deit_small; their models can be created by name."""
+    """Sizes by name, such as deit_small; their models can be created by name."""
     dense_config: type[Any] | None = None
     """Config of its backbone for dense tasks: its `body` is a `config`; it has the `strides` of its maps, and
     whether all blocks attend globally (`attends_everywhere`). One with a field `pyramid` is plain, as a ViT: segmenters

@@ -196,7 +196,7 @@ class ModelConfig:
 
 
 class Preprocessing(NamedTuple):
-    """How images become inputs in the evaluation of pretrained weights; all were resized bicubically, antialiased."""
+    """Preprocessing of images for the evaluation of pretrained weights; all are resized bicubically, antialiased."""
 
     mean: tuple[float, float, float] | None = None
     """Mean of each channel, for pixels from 0 to 1; None: ImageNet's."""
@@ -226,9 +226,9 @@ class Variant(NamedTuple):
     license: str | None = None
     """License of the published weights, as the hub spells it."""
     preprocessing: Preprocessing = Preprocessing()
-    """How images become inputs of the pretrained weights."""
+    """Preprocessing for the pretrained weights."""
     other_preprocessing: Mapping[str, Preprocessing] = {}
-    """That of other weights of these models: a part of their hub id or file name -> how."""
+    """Preprocessing for other weights of these models, by a part of their hub id or file name."""
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:

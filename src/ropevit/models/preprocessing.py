@@ -1,4 +1,4 @@
-"""How images become inputs of pretrained weights: from the registry, for a config."""
+"""Preprocessing of images for pretrained weights: looks up that of a config in the registry."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -27,7 +27,7 @@ class KeyPattern(NamedTuple):
     flat: bool = False
     """Whether theirs has heads and pairs flattened into one axis, heads first."""
     index_offset: int = 0
-    """What the layer index in theirs has more than ours."""
+    """Offset of the layer index in theirs: theirs = ours + offset."""
     unsqueezed: bool = False
     """Whether theirs has one more axis in front, of length 1."""
 

@@ -1,4 +1,4 @@
-"""How a family of models makes positions and pairs, as data, and the reordering of its weights to our pairs and axes.
+"""Rotation conventions of model families (positions, axes, pair layout), and reordering of their weights to ours.
 
 Inside this package all models rotate the same pairs: channels 2p and 2p + 1, the first half of the pairs along x.
 Weights of a family with other pairs or axes are reordered when they are read, and back when they are written.
@@ -161,7 +161,7 @@ class RopeFamily(NamedTuple):
     label: str
     """Name of the family in tables."""
     convention: RopeConvention
-    """How it makes positions and pairs; the reference grid is that of one of its models."""
+    """Convention of its positions and pairs; the reference grid is that of one of its models."""
     theta: float
     """Base of the frequencies."""
 

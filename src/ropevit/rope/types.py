@@ -180,7 +180,7 @@ class DistanceBiasType:
     learned: bool
     """Whether it has parameters."""
     source: str
-    """Where it was published."""
+    """Publication."""
     label: str
     """Name in tables and plots; beside a rotation it follows that of the rotation."""
     style: tuple[str, str]

@@ -1,4 +1,4 @@
-"""The "How it was done" section of a study's report, written from its settings."""
+"""Section "How it was done" of a study's report, written from its settings."""
 
 from collections.abc import Mapping
 from typing import Any

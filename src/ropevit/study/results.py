@@ -40,9 +40,9 @@ class EmbeddingScores:
     scaling: str | None = None
     """RoPE scaling in evaluation."""
     chosen: str | None = None
-    """What `auto` chose, if that is the scaling."""
+    """Methods that `auto` chose, if that is the scaling."""
     training: str | None = None
-    """What is special about the training: RoPE scaling or random sizes."""
+    """RoPE scaling or random sizes in training, in words; empty for a plain training."""
     baseline: str | None = None
     """Baseline for larger images, if this is its curve, such as `in tiles of 32 px`."""
 
@@ -63,7 +63,7 @@ class EmbeddingScores:
 
     @property
     def variant(self) -> tuple[str | None, str | None]:
-        """What is special about the training, and RoPE scaling in evaluation."""
+        """RoPE scaling or random sizes in training, and RoPE scaling in evaluation, in words."""
         return self.training, self.scaling
 
     @property
@@ -107,7 +107,7 @@ class PanelResult:
 
     @property
     def statistic(self) -> str:
-        """What is compared, in a word: the mean over several seeds, or the score of one."""
+        """Statistic that is compared, in a word: the mean over several seeds, or the score of one."""
         return "mean" if len(self.seeds) > 1 else "score"
 
     def ranked(self, size: int) -> list[EmbeddingScores]:

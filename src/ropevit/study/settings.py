@@ -44,9 +44,9 @@ class PanelSettings:
     start: Literal["fan_in", "deit"] = "fan_in"
     """Initialization of linear layers: standard deviation 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
     crop: CropSettings = field(default_factory=CropSettings)
-    """How `zoom` draws training crops."""
+    """Distribution of the training crops of `zoom`."""
     canvas: CanvasSettings = field(default_factory=CanvasSettings)
-    """How `field` and `far` fill canvases."""
+    """Distribution of the items on canvases of `field` and `far`."""
     test_images: int = 2000
     """Test images of `zoom`; a fixed random subset if there are more."""
     test_canvases: int = 200

@@ -17,13 +17,13 @@ class Metric:
     """The metric by which the best weights are selected."""
 
     name: str
-    """Its name in logs and checkpoints, such as top1."""
+    """Name in logs and checkpoints, such as top1."""
     higher_is_better: bool = True
     """False for an error, such as RMSE."""
     unit: str = "%"
     """Unit in figures; empty for none."""
     label: str = ""
-    """Its name in evaluations; `name` if left out."""
+    """Name in evaluations; `name` if left out."""
 
     def __post_init__(self):
         object.__setattr__(self, "label", self.label or self.name)

@@ -35,7 +35,7 @@ class Checkpoint:
     """The raw content of a checkpoint, before it is parsed."""
 
     source: str
-    """Its name in messages: a path, a hub id, or "the given state dict"."""
+    """Name in messages: a path, a hub id, or "the given state dict"."""
     entries: Mapping[str, Any]
     """Tensors by name, or nested dicts that hold them."""
     metadata: Mapping[str, str] = field(default_factory=dict)

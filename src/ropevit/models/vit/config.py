@@ -62,7 +62,7 @@ class ViTConfig(ModelConfig):
     """Pairs of a head for x, y and t, for RoPE with three axes; None gives t a quarter, and x and y the rest.
     An image model with rope_axial may reserve unrotated pairs for t, to be inflated to video later."""
     rope_convention: RopeConvention = RopeConvention()  # noqa: RUF009 (frozen)
-    """How the family of the weights makes positions and pairs; the default is that of the published models."""
+    """Convention of positions and pairs in the family of the weights; the default is that of the published models."""
     mlp: Literal["gelu", "swiglu", "swiglu_norm"] = "gelu"
     """MLP of the blocks: two layers with a GELU between them; or SwiGLU, with a gate for each hidden channel, and with
     or without a norm of them."""

@@ -1,4 +1,4 @@
-"""What files without a config imply of a ViT, as data: one row for each family and layout."""
+"""Config fields that files without a config imply for a ViT: one row for each family and layout."""
 
 from collections.abc import Mapping
 from dataclasses import replace

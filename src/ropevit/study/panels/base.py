@@ -1,4 +1,4 @@
-"""What the panels of a study have in common: their interface, model and batches of an evaluation."""
+"""Base class of the panels of a study: interface, model, and batches of an evaluation."""
 
 from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ class FloorScore(NamedTuple):
 
     score: float
     error: float
-    """Its standard error, from the test images."""
+    """Standard error over the test images."""
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class Panel(Protocol):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """What a larger image of this panel is, in a few words."""
+    """Description of a larger image of this panel, in a few words."""
     metric: ClassVar[str]
     floor_name: ClassVar[str]
     """The prediction of a model that learned nothing."""

@@ -1,4 +1,4 @@
-"""What the panels that label the pixels of canvases share: items, model and loss."""
+"""Base class of the panels that label the pixels of canvases: items, model and loss."""
 
 from typing import ClassVar
 

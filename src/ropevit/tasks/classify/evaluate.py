@@ -82,7 +82,7 @@ class ClassifierResult:
     crop: float
     """Crop ratio: `size` divided by `resize`."""
     mode: str | None = None
-    """How images of this size were predicted: whole, in tiles of the training size, or after a resize to it."""
+    """Inference mode: images whole, in tiles of the training size, or after a resize to it."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles together; of the first stage in a Swin."""
 
@@ -93,7 +93,7 @@ class ClassifierResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were resized."""
+        """Preprocessing: window size, resizing and crop."""
         return {"resize": self.resize} | ({} if self.window is None else {"window": self.window})
 
 

@@ -38,7 +38,7 @@ class Speed:
     images_per_second: float
     """Images per second of all its devices together."""
     source: str
-    """Where the number comes from."""
+    """Source of the number."""
 
 
 @dataclass(frozen=True, kw_only=True)

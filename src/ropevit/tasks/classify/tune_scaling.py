@@ -1,4 +1,4 @@
-"""What `ropevit tune-scaling` needs of a classifier: which images it classifies correctly with a scaling method."""
+"""Choice of a scaling method for classifiers: counts which images are classified correctly with each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -77,7 +77,7 @@ class SizeResult(Protocol):
 
     @property
     def view(self) -> Mapping[str, int | float]:
-        """How images were resized, in numbers by name."""
+        """Preprocessing of images, as numbers by name."""
         ...
 
 

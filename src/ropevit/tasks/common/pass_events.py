@@ -18,7 +18,7 @@ class PassProgress:
     """`done` of `total` images of a pass are evaluated."""
 
     text: str
-    """What the pass is."""
+    """Description of the pass."""
     done: int
     total: int
 

@@ -22,7 +22,7 @@ class Codec(NamedTuple):
 
 
 class PassFormat(NamedTuple):
-    """What a stored pass holds."""
+    """Format of a stored pass."""
 
     codec: Codec
     entries: Mapping[str, type | tuple[type, ...]]

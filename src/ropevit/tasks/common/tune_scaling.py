@@ -124,7 +124,7 @@ class TuneTarget:
     name: str
     """Short name of the model."""
     weights: str
-    """Where its weights come from."""
+    """Source of the weights: path, hub id or name."""
     fingerprint: str
     """Digest of the weights."""
     source: Any

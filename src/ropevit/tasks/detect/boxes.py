@@ -42,9 +42,9 @@ class Matching:
     images: Int[Tensor, "m"]
     """Image of each pair."""
     queries: Int[Tensor, "m"]
-    """Its query."""
+    """Query of each pair."""
     objects: Int[Tensor, "m"]
-    """Its object, counted through the objects of all images."""
+    """Object of each pair, counted through the objects of all images."""
 
 
 @dataclass(frozen=True)

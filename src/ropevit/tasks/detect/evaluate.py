@@ -92,7 +92,7 @@ class DetectorResult:
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
     mode: str | None = None
-    """How images were predicted: whole, in tiles of the training size, or after a resize to it."""
+    """Inference mode: images whole, in tiles of the training size, or after a resize to it."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles together and with padding, on average; of the first stage in a
     Swin."""
@@ -104,7 +104,7 @@ class DetectorResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were resized."""
+        """Image sizes: the limit on the longer side."""
         return {"long": self.longest}
 
 

@@ -43,7 +43,7 @@ class DetectionOptions:
     size: int | None = None
     """Shorter side to which images are resized, in pixels; None takes the test size of the training."""
     inference_mode: InferenceMode = "whole"
-    """How an image of that size is predicted: whole, in tiles of the training size, or after a resize to it."""
+    """Inference mode for images of that size: whole, in tiles of the training size, or after a resize to it."""
 
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:

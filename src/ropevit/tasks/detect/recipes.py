@@ -136,7 +136,7 @@ def _derive_recipe(
     Args:
         recipe: The other recipe.
         suffix: Suffix of its name.
-        description: Its docstring, after the name of the other recipe.
+        description: Its docstring, after the model of the other recipe.
         change: Changes the config.
     """
     name = f"{recipe.__name__}_{suffix}"
@@ -145,7 +145,7 @@ def _derive_recipe(
         return replace(change(recipe(position)), recipe=f"detect/{name}")
 
     made.__name__ = made.__qualname__ = name
-    made.__doc__ = f"As `detect/{recipe.__name__}`, {description}"
+    made.__doc__ = f"{(recipe.__doc__ or '').partition(':')[0]}, {description}"
     return made
 
 

@@ -39,8 +39,8 @@ class ProbeConfig:
     """RoPE scaling methods, such as none pi parts+log; `auto` is what `ropevit tune-scaling` chose. Default: the
     model's own, or none. See docs/scaling.md."""
     baselines: tuple[Baseline, ...] = ("tiles", "resize")
-    """What needs no position embedding for larger images. tiles: features averaged over tiles of the training size;
-    resize: images resized to it. Give --baselines without a value for neither."""
+    """Inference modes that need no position embedding for larger images. tiles: features averaged over tiles of the
+    training size; resize: images resized to it. Give --baselines without a value for neither."""
     pooling: Pooling = "model"
     """Features of an image. model: what a head would read, such as the class token; mean: the mean patch; both: one
     behind the other."""

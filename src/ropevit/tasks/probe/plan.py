@@ -37,12 +37,12 @@ class Condition:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What identifies it in the file of results."""
+        """Key of the condition in the file of results."""
         return {"size": self.view.size, "scaling": self.scaling, "mode": self.mode}
 
     @property
     def text(self) -> str:
-        """Its name for messages."""
+        """Name for messages."""
         return f"{self.view.size} px, {self.mode if self.mode != 'whole' else f'scaling {self.scaling}'}"
 
 

@@ -28,7 +28,7 @@ _POOLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSummary:
-    """What a report shows."""
+    """Content of a report."""
 
     model: str
     position: str
@@ -49,7 +49,7 @@ class ProbeSummary:
 
     @property
     def title(self) -> str:
-        """What was measured, in a line."""
+        """Model, position embedding and data in one line."""
         return f"frozen features of {self.model} on {self.data}, 95 % intervals"
 
 

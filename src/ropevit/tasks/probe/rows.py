@@ -61,7 +61,7 @@ class ProbeRow:
 
     @property
     def label(self) -> str:
-        """How the features were computed."""
+        """Scaling method and inference mode of the features."""
         whole = "whole, no scaling" if self.scaling == NONE else self.scaling
         return whole if self.mode == "whole" else self.mode
 

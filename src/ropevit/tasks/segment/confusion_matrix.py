@@ -40,7 +40,7 @@ class ImageViews(NamedTuple):
     labels: UInt8[Tensor, "H W"]
     """Class of each pixel at the original size."""
     bad: list[int]
-    """Its index if it cannot be read."""
+    """Index of the image if it cannot be read."""
 
 
 def eval_reader(

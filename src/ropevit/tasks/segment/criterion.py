@@ -28,7 +28,7 @@ class Truth:
     images: Int[Tensor, "m"]
     """Image of each mask."""
     classes: Int[Tensor, "m"]
-    """Its class."""
+    """Class of each mask."""
     counts: tuple[int, ...]
     """Masks of each image."""
 

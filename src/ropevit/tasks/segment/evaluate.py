@@ -53,7 +53,7 @@ METADATA = ("mean", "std", "test_short", "test_long", "inference")
 
 
 class ScalingAdvice(NamedTuple):
-    """What to do in a command in which RoPE scaling would change nothing, for messages."""
+    """Advice of a command for models on which RoPE scaling has no effect, for messages."""
 
     attention_windows: str
     """With a model that attends in windows."""
@@ -117,7 +117,7 @@ class SegmenterResult:
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
     mode: str | None = None
-    """How images were predicted: whole, in tiles of the training size, or after a resize to it; None for sliding
+    """Inference mode: images whole, in tiles of the training size, or after a resize to it; None for sliding
     windows of the model's file or of the options."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles and views together, on average; of the first stage in a Swin."""
@@ -129,7 +129,7 @@ class SegmenterResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were resized."""
+        """Image sizes: the limit on the longer side."""
         return {"long": self.long}
 
 

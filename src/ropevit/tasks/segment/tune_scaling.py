@@ -1,4 +1,4 @@
-"""What `ropevit tune-scaling` needs of a segmenter: the pixels of each class in each image, with a scaling method."""
+"""Choice of a scaling method for segmenters: counts the pixels of each class in each image with each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
