@@ -22,7 +22,7 @@ from ropevit.kernels import set_backend
 
 pytestmark = pytest.mark.usefixtures("unchecked_module")
 
-#: Operators allowed in a baked model: none of them computes shapes.
+#: Operators allowed in a model with folded constants: none of them computes shapes.
 BAKED = {
     "Add", "Concat", "Conv", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Mul", "Pad", "ReduceMean",
     "Reshape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
@@ -43,17 +43,17 @@ def mixed_ape(folder):
 
 
 @pytest.fixture(scope="module")
-def baked(folder):
+def folded(folder):
     """The same ViT at a size other than its own, with all constants folded."""
     model = tiny("rope_mixed_ape", num_registers=1)
-    return model, export_onnx(model, folder / "baked.onnx", size=(40, 24), bake=True)
+    return model, export_onnx(model, folder / "folded.onnx", size=(40, 24), fold_constants=True)
 
 
 @pytest.fixture(scope="module")
-def baked_swin(folder):
+def folded_swin(folder):
     """A Swin whose last windows are padded and whose second block is shifted."""
     model = tiny("rope_axial", swin=True)
-    return model, export_onnx(model, folder / "baked_swin.onnx", size=(33, 30), bake=True)
+    return model, export_onnx(model, folder / "folded_swin.onnx", size=(33, 30), fold_constants=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,19 +137,19 @@ def test_no_complex_numbers_reach_onnx(mixed_ape):
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_baked_vit_computes_the_same_at_its_size_for_any_batch(baked, batch):
-    model, report = baked
+def test_a_vit_with_folded_constants_computes_the_same_at_its_size_for_any_batch(folded, batch):
+    model, report = folded
     agree(report.path, model, batch, 3, 40, 24)
 
 
 @pytest.mark.full  # by default its constants are folded below, to the bit
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_baked_swin_computes_the_same_at_its_size_for_any_batch(baked_swin, batch):
-    model, report = baked_swin
+def test_a_baked_swin_computes_the_same_at_its_size_for_any_batch(folded_swin, batch):
+    model, report = folded_swin
     agree(report.path, model, batch, 3, 33, 30)
 
 
-@pytest.mark.parametrize("fixture", by_default(["baked"], ["baked", "baked_swin"]))
+@pytest.mark.parametrize("fixture", by_default(["folded"], ["folded", "folded_swin"]))
 def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, request):
     _, report = request.getfixturevalue(fixture)
     graph = onnx.load(report.path).graph
@@ -159,8 +159,8 @@ def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, reques
     assert report.inputs["images"][0] == "batch"
 
 
-def test_baking_leaves_frequencies_and_the_embedding_out(baked):
-    names = {weight.name for weight in onnx.load(baked[1].path).graph.initializer}
+def test_folding_leaves_frequencies_and_the_embedding_out(folded):
+    names = {weight.name for weight in onnx.load(folded[1].path).graph.initializer}
     assert not any("freqs" in name or "pos_embed" in name or "cls_token" in name for name in names)
 
 
@@ -282,7 +282,7 @@ def test_export_does_not_change_the_model(folder):
         ("vit", "m.pt2", {}, "files end in .onnx; change the suffix or the format"),
         ("vit", "none/m.onnx", {}, "no folder .*none; create it first"),
         ("vit", "there.onnx", {}, "exists; choose another name"),
-        ("vit", "m.onnx", {"bake": True}, "bake=True without a size"),
+        ("vit", "m.onnx", {"fold_constants": True}, "fold_constants=True without a size"),
         ("vit", "m.onnx", {"size": (30, 32)}, "use a height of 24 or 32 "),
         ("swin", "m.onnx", {"size": (0, 32)}, "got 0 x 32 pixels"),
         ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model with 3 classes"),

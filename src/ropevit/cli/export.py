@@ -98,7 +98,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
         raise ValueError(f"the size of a ViT is dynamic; to fix it use --static-size {size[0]}x{size[1]}")
     options: dict[str, Any] = {
         "size": size,
-        "bake": config.static_size is not None,
+        "fold_constants": config.static_size is not None,
         "overwrite": config.overwrite,
         **facts,
     }

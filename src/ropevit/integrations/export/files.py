@@ -71,7 +71,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     size: tuple[int, int] | None = None,
-    bake: bool = False,
+    fold_constants: bool = False,
     int8: bool = False,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
@@ -83,8 +83,8 @@ def export_onnx(
         model: A model of this package in float32; it is not changed.
         path: The file to write; ends in .onnx.
         size: Fixed height and width in pixels; None keeps them dynamic.
-        bake: Precompute everything that depends on the size only (cosines and sines, masks, embeddings), so that all
-            shapes are constant, as TensorRT prefers. Requires `size`.
+        fold_constants: Precompute everything that depends on the size only (cosines and sines, masks, embeddings), so
+            that all shapes are constant, as TensorRT prefers. Requires `size`.
         int8: Dynamic int8 quantization of the linear layers, for CPUs.
         tolerance: Largest allowed difference from the model in float32, relative to the largest output.
         overwrite: Replace an existing file.
@@ -101,7 +101,7 @@ def export_onnx(
     from ropevit.integrations.export import onnx_files
     from ropevit.integrations.export.graph import OPSET
 
-    job = prepare(model, path, "onnx", size, bake, overwrite)
+    job = prepare(model, path, "onnx", size, fold_constants, overwrite)
     metadata = file_metadata(job.config, **preprocessing)
     with renamed_at_exit(job.path) as temporary:
         run = onnx_files.write(job.trace(), temporary, job.output, metadata, job.config.multiple)
@@ -115,7 +115,7 @@ def export_torch(
     path: str | os.PathLike[str],
     *,
     size: tuple[int, int] | None = None,
-    bake: bool = False,
+    fold_constants: bool = False,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
     **preprocessing: Unpack[Preprocessing],
@@ -125,7 +125,7 @@ def export_torch(
     Arguments, result and errors are those of `export_onnx`, without `int8`. The metadata is JSON in `ropevit.json`, an
     extra file of the program.
     """
-    job = prepare(model, path, "torch", size, bake, overwrite)
+    job = prepare(model, path, "torch", size, fold_constants, overwrite)
     extra = {METADATA_FILE: json.dumps(file_metadata(job.config, **preprocessing))}
     with renamed_at_exit(job.path) as temporary:
         with quiet():
@@ -144,7 +144,7 @@ class ExportJob:
     path: Path
     format: str
     size: tuple[int, int] | None
-    bake: bool
+    fold_constants: bool
 
     @property
     def config(self) -> Config:
@@ -159,7 +159,7 @@ class ExportJob:
     def trace(self) -> ExportedProgram:
         """Trace the model to a torch.export program."""
         with quiet():
-            return trace(self.model, self.size, self.bake)
+            return trace(self.model, self.size, self.fold_constants)
 
     def report(self, differences: tuple[Difference, ...], **fields: Any) -> ExportReport:
         """Return the report of the written file."""
@@ -176,7 +176,12 @@ class ExportJob:
 
 
 def prepare(
-    model: nn.Module, path: str | os.PathLike[str], form: str, size: tuple[int, int] | None, bake: bool, overwrite: bool
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    form: str,
+    size: tuple[int, int] | None,
+    fold_constants: bool,
+    overwrite: bool,
 ) -> ExportJob:
     """Check the arguments of an export before any work.
 
@@ -184,12 +189,12 @@ def prepare(
         ValueError: If one is invalid.
     """
     path = check_target(path, form, overwrite)
-    if bake and size is None:
-        raise ValueError("got bake=True without a size; give the fixed height and width (size=)")
+    if fold_constants and size is None:
+        raise ValueError("got fold_constants=True without a size; give the fixed height and width (size=)")
     plain = plain_copy(model)
     if size is not None:
         check_size(*size, plain.config.multiple)
-    return ExportJob(model=plain, path=path, format=form, size=size, bake=bake)
+    return ExportJob(model=plain, path=path, format=form, size=size, fold_constants=fold_constants)
 
 
 def check_target(path: str | os.PathLike[str], form: str, overwrite: bool) -> Path:

@@ -58,20 +58,20 @@ def plain_copy(model: nn.Module) -> Model:
     return plain
 
 
-def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> ExportedProgram:
+def trace(model: Model, size: tuple[int, int] | None, fold_constants: bool = False) -> ExportedProgram:
     """Trace a model to a torch.export program.
 
     Args:
         model: A model that `plain_copy` returned.
         size: Fixed height and width in pixels; None keeps them dynamic.
-        bake: Precompute everything that does not depend on the images: cosines and sines, masks, embeddings.
+        fold_constants: Precompute everything that does not depend on the images: cosines and sines, masks, embeddings.
     """
     config = model.config
     free: dict[int, Any] = {0: Dim("batch", min=1)} | (_free_sides(config) if size is None else {})
     images = torch.zeros(BATCH, config.in_channels, *(size or config.example_size))
     with torch.no_grad(), _no_special_sizes() if config.windowed and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
-        if bake:
+        if fold_constants:
             folded = fold_constants(program)
             program = torch.export.export(folded, (images,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
