@@ -140,7 +140,7 @@ def test_the_windows_of_a_swin_grow_with_the_image():
 
 
 def test_all_figures_use_the_same_windows():
-    small = subject(swin(), 16)  # windows of 2 tokens at 16 pixels, not the paper's 1/32
+    small = figure_model(swin(), 16)  # windows of 2 tokens at 16 pixels, not the paper's 1/32
     for size in (12, 16, 40):
         side = model_at_size(small.model, size, 16).config.window_size
         assert small.grid_at(size) == (side, side)
@@ -150,12 +150,12 @@ def test_all_figures_use_the_same_windows():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_in_half_precision_are_supported(dtype):
     for model, size in ((vit(position="rope_mixed", scaling="yarn"), 64), (swin(position="rope_axial_rpb"), 16)):
-        half = subject(model.to(dtype), size)
+        half = figure_model(model.to(dtype), size)
         half = replace(half, images=half.images.to(dtype))
         assert {row["height"] for row in distance.make(half, FigureOptions()).rows} == {size, 2 * size}
 
 
-def subject(model, size, images=2):
+def figure_model(model, size, images=2):
     return FigureModel(
         model=model, label="mine", trained_size=(size, size), images=torch.randn(images, 3, 2 * size, 2 * size)
     )
@@ -163,7 +163,7 @@ def subject(model, size, images=2):
 
 def test_figures_have_a_panel_per_size_and_a_comparison():
     for module in (distance, entropy):
-        made = module.make(subject(vit(), 64), FigureOptions(sizes=(96, 128)))
+        made = module.make(figure_model(vit(), 64), FigureOptions(sizes=(96, 128)))
         titles = [axes.get_title() for axes in made.figure.axes]
         assert titles == ["64 x 64 pixels", "96 x 96 pixels", "128 x 128 pixels", "mean of heads at all sizes"]
         assert made.figure.get_suptitle() == f"{module.TITLE} of mine"
@@ -176,19 +176,19 @@ def test_figures_have_a_panel_per_size_and_a_comparison():
 
 
 def test_rows_give_distances_in_patches_pixels_and_relative_to_the_diagonal():
-    made = distance.make(subject(swin(depths=(1, 1), heads=(2, 2), window_size=4), 16), FigureOptions())
+    made = distance.make(figure_model(swin(depths=(1, 1), heads=(2, 2), window_size=4), 16), FigureOptions())
     assert {row["height"] for row in made.rows} == {16, 32}
     for row in made.rows:
         alike(row["distance_pixels"], row["distance_patches"] * {"layers.0": 4, "layers.1": 8}[row["layer"][:8]])
         alike(row["distance_of_diagonal"], row["distance_patches"] / np.hypot(row["grid_rows"], row["grid_columns"]))
-    made = entropy.make(subject(vit(), 64), FigureOptions(sizes=(64,)))
+    made = entropy.make(figure_model(vit(), 64), FigureOptions(sizes=(64,)))
     for row in made.rows:
         alike(row["effective_tokens"], np.exp(row["entropy_nats"]))
         alike(row["entropy_of_uniform"], row["entropy_nats"] / log(17))
 
 
 def test_models_trained_on_wide_images_are_analyzed_in_that_aspect_ratio():
-    wide = replace(subject(vit(img_size=(32, 64)), 64), trained_size=(32, 64))
+    wide = replace(figure_model(vit(img_size=(32, 64)), 64), trained_size=(32, 64))
     for options, sizes in (
         (FigureOptions(), {(32, 64), (64, 128)}),
         (FigureOptions(sizes=(64,)), {(32, 64), (64, 64)}),
@@ -204,7 +204,7 @@ def test_images_of_another_aspect_ratio_are_cropped():
 
 
 def test_a_grid_of_one_patch_is_drawn():
-    made = distance.make(subject(vit(img_size=(16, 16)), 16), FigureOptions(sizes=(16,)))
+    made = distance.make(figure_model(vit(img_size=(16, 16)), 16), FigureOptions(sizes=(16,)))
     assert {row["distance_patches"] for row in made.rows} == {0}
     assert [axes.get_ylim()[0] < axes.get_ylim()[1] for axes in made.figure.axes] == [True, True]
 

@@ -34,7 +34,7 @@ def catalog():
 def test_a_registered_figure_is_found_and_made():
     made = FigureResult(Figure(), [{"label": "x"}])
     register_figure(
-        Analysis("mine", "Mine", "A text.", lambda subject, _: made._replace(rows=[{"label": subject.label}]))
+        Analysis("mine", "Mine", "A text.", lambda figure_model, _: made._replace(rows=[{"label": figure_model.label}]))
     )
     (mine,) = find_analyses("mine")
     assert find_analyses("all")[-1] is mine

@@ -10,14 +10,14 @@ from ropevit.models.published import SOURCE, curve
 SMALL = "rope_mixed_deit_small_patch16_LS"
 
 
-def subject(name, published=True):
+def figure_model(name, published=True):
     return FigureModel(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name, published=published)
 
 
 def test_rows_contain_own_and_published_scores():
     own = Curve(name="mine", position="rope_mixed", points={224: 80.0, 640: 60.0}, trained_at=224, paper=curve(SMALL))
     made = extrapolation.make(
-        subject(None), FigureOptions(evaluations=Evaluations(curves=(own,), metric="top-1", title="top-1 on mine"))
+        figure_model(None), FigureOptions(evaluations=Evaluations(curves=(own,), metric="top-1", title="top-1 on mine"))
     )
     rows = {row["size"]: row for row in made.rows}
     assert sorted(rows) == [144, 192, 224, 256, 320, 384, 512, 640]
@@ -29,7 +29,7 @@ def test_rows_contain_own_and_published_scores():
 
 
 def test_a_published_model_without_evaluation_shows_the_papers_curve():
-    made = extrapolation.make(subject(SMALL), FigureOptions())
+    made = extrapolation.make(figure_model(SMALL), FigureOptions())
     (legend,) = made.figure.legends
     assert legend.get_title().get_text() == "top-1, not evaluated here: the paper's results only"
     texts = [text.get_text() for text in legend.texts]
@@ -43,7 +43,7 @@ def test_a_published_model_without_evaluation_shows_the_papers_curve():
 @pytest.mark.parametrize(("name", "published"), [(None, True), ("deit_tiny_patch16_LS", True), (SMALL, False)])
 def test_a_model_without_scores_raises(name, published):
     with pytest.raises(ValueError, match=r"got no scores, and the paper has none of these weights; .* --evals DIR"):
-        extrapolation.make(subject(name, published), FigureOptions())
+        extrapolation.make(figure_model(name, published), FigureOptions())
 
 
 def test_a_model_that_the_paper_did_not_evaluate_raises():

@@ -41,8 +41,8 @@ def test_an_absolute_embedding_is_told_and_no_embedding_is_not(vit):
 
 
 def test_the_figure_has_a_row_for_each_layer_and_size(swin):
-    subject = FigureModel(model=swin(), label="x", trained_size=(32, 32), images=images(3, 64, 64))
-    made = make(subject, FigureOptions(sizes=(64,)))
+    figure_model = FigureModel(model=swin(), label="x", trained_size=(32, 32), images=images(3, 64, 64))
+    made = make(figure_model, FigureOptions(sizes=(64,)))
     assert [(row["height"], row["layer"], row["grid"]) for row in made.rows] == [
         (32, 0, "8 x 8"), (32, 1, "8 x 8"), (32, 2, "4 x 4"), (64, 0, "16 x 16"), (64, 1, "16 x 16"), (64, 2, "8 x 8"),
     ]  # fmt: skip

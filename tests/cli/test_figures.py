@@ -58,15 +58,19 @@ def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
 
 
 def test_the_title_names_the_training_and_random_weights(saved):
-    subject, preprocessing = open_figure_model(None, saved(folder="my_training"), None)
-    assert (subject.label, subject.trained_size, subject.trained_grid) == ("my_training", (24, 24), (3, 3))
+    figure_model, preprocessing = open_figure_model(None, saved(folder="my_training"), None)
+    assert (figure_model.label, figure_model.trained_size, figure_model.trained_grid) == (
+        "my_training",
+        (24, 24),
+        (3, 3),
+    )
     assert (preprocessing.mean, preprocessing.embedded) == ((0.5, 0.5, 0.5), False)
     assert open_figure_model(None, saved(in_channels=1), None)[1].embedded
-    subject, _ = random_figure_model(NAME)
-    assert subject.label == f"{NAME}, random weights"
+    figure_model, _ = random_figure_model(NAME)
+    assert figure_model.label == f"{NAME}, random weights"
     torch.manual_seed(1)
     again = random_figure_model(NAME)[0].model.state_dict()
-    assert all(torch.equal(again[key], value) for key, value in subject.model.state_dict().items())
+    assert all(torch.equal(again[key], value) for key, value in figure_model.model.state_dict().items())
 
 
 def test_checkpoints_in_published_and_timm_layout_are_drawn_alike(tmp_path):
@@ -88,8 +92,8 @@ def test_weights_of_published_shape_alone_do_not_count_as_published(tmp_path):
     for source, file in (("own.safetensors", "thousand.pth"), ("ten.pth", "converted.pth")):
         main(["convert", str(tmp_path / source), str(tmp_path / file), "--to", "published", "--model", NAME])
     given = (None, str(own), None), (NAME, str(tmp_path / "converted.pth"), None)
-    for subject in (*(open_figure_model(*each)[0] for each in given), random_figure_model(NAME)[0]):
-        assert (subject.name, subject.published) == (NAME, False)
+    for figure_model in (*(open_figure_model(*each)[0] for each in given), random_figure_model(NAME)[0]):
+        assert (figure_model.name, figure_model.published) == (NAME, False)
     assert open_figure_model(NAME, str(tmp_path / "thousand.pth"), None)[0].published
 
 
@@ -113,9 +117,9 @@ def test_all_does_not_hide_other_errors():
         catalog.try_analysis(Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalog.FigureOptions())
 
 
-def made(subject, options):
+def made(figure_model, options):
     del options
-    assert subject.label == "run"
+    assert figure_model.label == "run"
     return FigureResult(Figure(), [{"answer": 42}])
 
 

@@ -188,13 +188,13 @@ def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos,
     assert "the values of DINO" not in page
     assert "the model as it is at its training size, 16 px (scaling pi)" in page
     config = ProbeConfig(data=str(photos), checkpoint=own, sizes=(32,), scaling=("none",), device="cpu")
-    subject, images = read_eval_model(None, own), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    model = subject.build(subject.config)
+    eval_model, images = read_eval_model(None, own), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    model = eval_model.build(eval_model.config)
     model.reset_classifier(0)
     with distributed(config.eval_config(), lambda _: None) as context, torch.no_grad():
         plan = make_plan(config, context)
         small = resize_images(images, 16)
-        expected = pool_features(model, normalizer(subject, context.device)(small), "model")
+        expected = pool_features(model, normalizer(eval_model, context.device)(small), "model")
         resized = next(each for each in plan.conditions if each.mode == "resize")
         torch.testing.assert_close(Extractor(plan).embedder(plan.reference)(small), expected)
         torch.testing.assert_close(Extractor(plan).embedder(resized)(images), expected)

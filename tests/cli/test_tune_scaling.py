@@ -66,8 +66,8 @@ def tune_words(checkpoint, images, verb="tune-scaling"):
 
 def choice_for(checkpoint, scaling="ntk", **changes):
     """Return a choice for the weights of a checkpoint."""
-    subject = importlib.import_module("ropevit.tasks.classify.eval_model").open_eval_model(None, checkpoint)
-    digest = importlib.import_module("ropevit.tasks.common.eval_results").hash_weights(subject.parsed.state)
+    eval_model = importlib.import_module("ropevit.tasks.classify.eval_model").open_eval_model(None, checkpoint)
+    digest = importlib.import_module("ropevit.tasks.common.eval_results").hash_weights(eval_model.parsed.state)
     fields = {"fingerprint": digest, "weights": "model.safetensors", "scaling": scaling, "chosen": scaling}
     fields |= {"baseline": "none", "gain": 3.0, "low": 1.0, "high": 5.0, "metric": "top-1", "sizes": [32]}
     fields |= {"data": "images/val", "images_chosen_on": 30, "images_reported_on": 30, "date": "2026-01-31"}

@@ -267,32 +267,34 @@ def query_stats(
     return torch.stack([far, torch.special.entr(probabilities).sum(-1), probabilities[..., :prefix].sum(-1)])
 
 
-def stats_at_sizes(subject: FigureModel, options: FigureOptions) -> AttentionStats:
+def stats_at_sizes(figure_model: FigureModel, options: FigureOptions) -> AttentionStats:
     """Compute the statistics of a model at its training size and the requested sizes, by default twice the former.
 
     Raises:
         ValueError: If there are no images, or the model does not support the sizes.
     """
     layers = []
-    for size, batch in batches_at_sizes(subject, options):
-        layers += attention_stats(model_at_size(subject.model, size[0], subject.trained_size[0]), [batch]).layers
+    for size, batch in batches_at_sizes(figure_model, options):
+        layers += attention_stats(
+            model_at_size(figure_model.model, size[0], figure_model.trained_size[0]), [batch]
+        ).layers
     return AttentionStats(layers=tuple(layers))
 
 
-def batches_at_sizes(subject: FigureModel, options: FigureOptions) -> list[tuple[tuple[int, int], Tensor]]:
+def batches_at_sizes(figure_model: FigureModel, options: FigureOptions) -> list[tuple[tuple[int, int], Tensor]]:
     """Return the images of a model at its training size and the requested sizes, by default twice the former.
 
     Raises:
         ValueError: If there are no images.
     """
-    if subject.images is None:
+    if figure_model.images is None:
         raise NothingToDrawError(
             "got no images to draw this figure from; add --images DIR, or the embedded fashion or emoji"
         )
-    height, width = trained = subject.trained_size
+    height, width = trained = figure_model.trained_size
     larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
     sizes = sorted({trained, *larger})
-    return list(zip(sizes, resize_all(subject.images, sizes), strict=True))
+    return list(zip(sizes, resize_all(figure_model.images, sizes), strict=True))
 
 
 def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:

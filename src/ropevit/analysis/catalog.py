@@ -82,9 +82,9 @@ def find_analyses(name: str) -> Sequence[Analysis]:
     return list(ANALYSES.values()) if name == "all" else [ANALYSES[name]]
 
 
-def try_analysis(analysis: Analysis, subject: FigureModel, options: FigureOptions) -> FigureOutcome:
+def try_analysis(analysis: Analysis, figure_model: FigureModel, options: FigureOptions) -> FigureOutcome:
     """Make a figure; where the model does not have it, the outcome carries the reason. Other errors are raised."""
     try:
-        return FigureOutcome(analysis, analysis.make(subject, options))
+        return FigureOutcome(analysis, analysis.make(figure_model, options))
     except NothingToDrawError as error:
         return FigureOutcome(analysis, None, " ".join(str(error).split()))

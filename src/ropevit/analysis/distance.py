@@ -53,7 +53,7 @@ def rows(data: AttentionStats) -> Rows:
     )
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure."""
-    data = stats_at_sizes(subject, options)
-    return FigureResult(draw(data, subject.label), rows(data))
+    data = stats_at_sizes(figure_model, options)
+    return FigureResult(draw(data, figure_model.label), rows(data))

@@ -57,7 +57,7 @@ def rows(data: Evaluations) -> Rows:
     return table
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Draw the given evaluations, or else the paper's results of published weights.
 
     Raises:
@@ -65,10 +65,10 @@ def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """
     data = options.evaluations
     if data is None:
-        if not subject.published or subject.name is None or not curve(subject.name):
+        if not figure_model.published or figure_model.name is None or not curve(figure_model.name):
             raise NothingToDrawError(
                 "got no scores, and the paper has none of these weights; give evaluations, --evals DIR, or data to "
                 "evaluate on, --data PATH"
             )
-        data = published_curve(subject.name)
+        data = published_curve(figure_model.name)
     return FigureResult(draw(data), rows(data))

@@ -145,8 +145,8 @@ def rows(data: FrequencyMap) -> Rows:
     return table
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure."""
     del options
-    data = frequency_map(subject.model)
-    return FigureResult(draw(data, subject.label), rows(data))
+    data = frequency_map(figure_model.model)
+    return FigureResult(draw(data, figure_model.label), rows(data))

@@ -166,7 +166,7 @@ def rows(data: PhaseCoverage) -> Rows:
     return table
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure."""
-    data = phase_coverage(subject.model, subject.larger_grids(options.sizes))
-    return FigureResult(draw(data, subject.label), rows(data))
+    data = phase_coverage(figure_model.model, figure_model.larger_grids(options.sizes))
+    return FigureResult(draw(data, figure_model.label), rows(data))

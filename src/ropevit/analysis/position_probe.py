@@ -138,12 +138,12 @@ def rows(data: list[LayerPositions]) -> Rows:
     ]
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure."""
-    if not isinstance(subject.model, BaseModel):
+    if not isinstance(figure_model.model, BaseModel):
         raise NothingToDrawError("got a detector or segmenter; this figure supports classifiers only")
     data = []
-    for size, batch in batches_at_sizes(subject, options):
-        model: Any = model_at_size(subject.model, size[0], subject.trained_size[0])
+    for size, batch in batches_at_sizes(figure_model, options):
+        model: Any = model_at_size(figure_model.model, size[0], figure_model.trained_size[0])
         data += position_by_layer(model, batch)
-    return FigureResult(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, figure_model.label), rows(data))

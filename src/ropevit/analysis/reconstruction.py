@@ -210,7 +210,7 @@ def _row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int
     }
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure."""
-    data = reconstruction(subject.model, options.points)
-    return FigureResult(draw(data, subject.label), rows(data))
+    data = reconstruction(figure_model.model, options.points)
+    return FigureResult(draw(data, figure_model.label), rows(data))

@@ -162,8 +162,8 @@ def _summarize(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> 
     return found | {"highest_outside": float(response[best]), "dx": int(apart[0][best]), "dy": int(apart[1][best])}
 
 
-def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
+def make(figure_model: FigureModel, options: FigureOptions) -> FigureResult:
     """Compute and draw the figure, on the largest of the given sizes."""
-    grids = subject.larger_grids(options.sizes)[: None if options.sizes else 1]
-    data = relative_response(subject.model, grids)
-    return FigureResult(draw(data, subject.label), rows(data))
+    grids = figure_model.larger_grids(options.sizes)[: None if options.sizes else 1]
+    data = relative_response(figure_model.model, grids)
+    return FigureResult(draw(data, figure_model.label), rows(data))

@@ -129,16 +129,16 @@ def _load_exportable(
             f"{config.checkpoint} is a {task.noun}; export supports classifiers. Its backbone can be exported in "
             "Python: see 'Detectors and segmenters' in docs/export.md"
         )
-    subject = read_eval_model(config.model, config.checkpoint, config.weights)
-    if subject.labels_pixels:
+    eval_model = read_eval_model(config.model, config.checkpoint, config.weights)
+    if eval_model.labels_pixels:
         raise ValueError(
             f"{config.checkpoint} is a segmentation model of a study, whose outputs are decoded outside "
             "the model; export a classifier"
         )
-    facts = {"classes": known_names(subject), "mean": subject.mean, "std": subject.std}
-    model = subject.build(config_at(subject, size or ()))
+    facts = {"classes": known_names(eval_model), "mean": eval_model.mean, "std": eval_model.std}
+    model = eval_model.build(config_at(eval_model, size or ()))
     if config.scaling is not None:
-        scaling, choice = scaling_for(subject, config.scaling, config.model, config.checkpoint)
+        scaling, choice = scaling_for(eval_model, config.scaling, config.model, config.checkpoint)
         set_scaling(model, scaling)
         if choice is not None:
             print_line(console, choice.describe())

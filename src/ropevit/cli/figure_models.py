@@ -21,7 +21,7 @@ from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import resolve_name
-from ropevit.tasks.classify import eval_model as weights_of
+from ropevit.tasks.classify.eval_model import EvalModel, read_eval_model
 from ropevit.tasks.common.run_dir import RUN_FILES, WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.loading import load_parsed
@@ -66,7 +66,7 @@ def open_figure_model(
     task = task_of_checkpoint(checkpoint, weights)
     if task is not TASKS[CLASSIFY] and checkpoint is not None:
         return _open_dense_model(task, model, checkpoint, weights), Preprocessing()
-    read = weights_of.read_eval_model(model, checkpoint, weights)
+    read = read_eval_model(model, checkpoint, weights)
     built = build_model(read.config)
     report = load_parsed(built, read.parsed, replace_head=False)
     found = FigureModel(
@@ -80,7 +80,7 @@ def open_figure_model(
     return found, Preprocessing(mean=read.mean, std=read.std, embedded=embedded)
 
 
-def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
+def is_published(read: EvalModel, report: LoadReport) -> bool:
     """Return whether weights are the published ones, judging by layout, number of classes and size."""
     if read.parsed.config is not None or read.published_name is None:
         return False

@@ -149,39 +149,39 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         _draw_evaluations(config, console)
         return
     with console.status("loading the model"):
-        subject = load_figure_model(config)
+        figure_model = load_figure_model(config)
     for size in config.sizes:
-        subject.grid_at(size)  # raises for a wrong size now, not after the first figures
-    out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
+        figure_model.grid_at(size)  # raises for a wrong size now, not after the first figures
+    out = config.out or Path("runs/figures") / f"{file_name(figure_model.label)}-{config.name}"
     with new_folder(out):
         evaluations = _collect_evaluations(config, out, console)
-        outcomes = _draw_figures(config, subject, evaluations, console)
+        outcomes = _draw_figures(config, figure_model, evaluations, console)
         for outcome in outcomes:
             _print_written(_write_outcome(outcome, out), console)
             if outcome.note:
                 print_line(console, f"skipped {outcome.analysis.name}: {outcome.note}")
         if config.name == ALL:
-            _print_written([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
+            _print_written([write_page(figure_model, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
 def load_figure_model(config: FiguresConfig) -> FigureModel:
     """Load the model, apply --scaling, and read the images for its figures."""
     if config.random:
         assert config.model is not None
-        subject, preprocessing = random_figure_model(config.model)
+        figure_model, preprocessing = random_figure_model(config.model)
     else:
-        subject, preprocessing = open_figure_model(config.model, config.checkpoint, config.weights)
+        figure_model, preprocessing = open_figure_model(config.model, config.checkpoint, config.weights)
     if config.scaling is not None:
-        set_scaling(subject.model, parse_override(config.scaling))
-        subject = replace(subject, published=False)
-    if config.images is not None and find_body(subject.model) is not subject.model:
+        set_scaling(figure_model.model, parse_override(config.scaling))
+        figure_model = replace(figure_model, published=False)
+    if config.images is not None and find_body(figure_model.model) is not figure_model.model:
         raise ValueError("got --images with a detector or segmenter; figures from images support classifiers only")
     source = config.images or (FASHION if preprocessing.embedded else None)
     if source is None:
-        return subject
-    trained = max(subject.trained_size)  # drawn in any case
+        return figure_model
+    trained = max(figure_model.trained_size)  # drawn in any case
     size = max(trained, *(config.sizes or (2 * trained,)))
-    return replace(subject, images=load_images(source, preprocessing, size))
+    return replace(figure_model, images=load_images(source, preprocessing, size))
 
 
 def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
@@ -212,17 +212,17 @@ def _print_written(paths: Sequence[Path], console: Console) -> None:
 
 
 def _draw_figures(
-    config: FiguresConfig, subject: FigureModel, evaluations: Evaluations | None, console: Console
+    config: FiguresConfig, figure_model: FigureModel, evaluations: Evaluations | None, console: Console
 ) -> list[FigureOutcome]:
     """Draw the requested figures; if a single one cannot be drawn, that is an error."""
     chosen, options = find_analyses(config.name), replace(config.options(), evaluations=evaluations)
     if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
-            return [FigureOutcome(chosen[0], chosen[0].make(subject, options))]
+            return [FigureOutcome(chosen[0], chosen[0].make(figure_model, options))]
     outcomes = []
     for analysis in chosen:
         with console.status(f"drawing {analysis.name}"):
-            outcomes.append(try_analysis(analysis, subject, options))
+            outcomes.append(try_analysis(analysis, figure_model, options))
     return outcomes
 
 

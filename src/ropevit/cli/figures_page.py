@@ -15,12 +15,16 @@ from ropevit.text import printable
 
 
 def write_page(
-    subject: FigureModel, outcomes: Sequence[FigureOutcome], sizes: tuple[int, ...], checkpoint: str | None, out: Path
+    figure_model: FigureModel,
+    outcomes: Sequence[FigureOutcome],
+    sizes: tuple[int, ...],
+    checkpoint: str | None,
+    out: Path,
 ) -> Path:
     """Write figures.html next to the figures that it shows.
 
     Args:
-        subject: The model.
+        figure_model: The model.
         outcomes: All figures, with the reason for each one that was not drawn.
         sizes: Sizes of square images in pixels whose grids the explorer offers; default: 2 and 4 times the training
             size.
@@ -31,17 +35,17 @@ def write_page(
         Path of the page.
     """
     sections = [section(outcome, out) for outcome in outcomes]
-    page = render(subject.label, facts(subject, checkpoint), sections, explorer_data(subject, sizes))
+    page = render(figure_model.label, facts(figure_model, checkpoint), sections, explorer_data(figure_model, sizes))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "figures.html"
     write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 
-def explorer_data(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
+def explorer_data(figure_model: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
     """Return the data of the explorer, or why the model has none."""
     try:
-        return explorer(subject.model, subject.larger_grids(sizes))
+        return explorer(figure_model.model, figure_model.larger_grids(sizes))
     except NothingToDrawError as error:
         return " ".join(str(error).split())
 
@@ -53,29 +57,29 @@ def section(outcome: FigureOutcome, out: Path) -> Section:
     return Section(name, title, text, svg, outcome.note or None)
 
 
-def facts(subject: FigureModel, checkpoint: str | None) -> list[tuple[str, str]]:
+def facts(figure_model: FigureModel, checkpoint: str | None) -> list[tuple[str, str]]:
     """Return labels and values that describe the model."""
-    config, (height, width) = subject.config, subject.trained_size
-    heads = [layer.heads for layer in attention_layers(subject.model)]
+    config, (height, width) = figure_model.config, figure_model.trained_size
+    heads = [layer.heads for layer in attention_layers(figure_model.model)]
     heads_text = f"{heads[0]}" if len(set(heads)) == 1 else f"{min(heads)} to {max(heads)}"
     values = {
-        "Model": subject.name or subject.label,
+        "Model": figure_model.name or figure_model.label,
         "Position embedding": config.position + (f", theta {config.theta:g}" if config.rope else ""),
-        "Trained at": f"{height} x {width} pixels{describe_grid(subject)}",
+        "Trained at": f"{height} x {width} pixels{describe_grid(figure_model)}",
         "Attention": f"{len(heads)} layers of {heads_text} heads",
         "Scaling on larger grids": config.scaling or "none" if config.rope else "",
-        "Parameters": f"{sum(parameter.numel() for parameter in subject.model.parameters()):,}",
+        "Parameters": f"{sum(parameter.numel() for parameter in figure_model.model.parameters()):,}",
         "Weights": checkpoint or "",
         "Versions": f"ropevit {ropevit.__version__}, PyTorch {torch.__version__}",
     }
     return [(label, printable(value)) for label, value in values.items() if value]
 
 
-def describe_grid(subject: FigureModel) -> str:
+def describe_grid(figure_model: FigureModel) -> str:
     """Describe the grid on which layers attend; empty if it differs between layers."""
     try:
-        rows, columns = subject.trained_grid
+        rows, columns = figure_model.trained_grid
     except ValueError:
         return ""
-    template = "windows of {} x {} tokens" if subject.config.windowed else "{} x {} patches"
+    template = "windows of {} x {} tokens" if figure_model.config.windowed else "{} x {} patches"
     return f", {template.format(rows, columns)}"

@@ -138,11 +138,11 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     """Classify the images; print the results, and write them to --out."""
     console = Console()
     with console.status("loading the model"):
-        subject = open_eval_model(config.option("model"), config.checkpoint, config.weights)
-        classes, mode = class_names(subject), config.option("inference_mode") or "whole"
-        model = subject.build(config_at(subject, config.size if mode == "whole" else ()))
+        eval_model = open_eval_model(config.option("model"), config.checkpoint, config.weights)
+        classes, mode = class_names(eval_model), config.option("inference_mode") or "whole"
+        model = eval_model.build(config_at(eval_model, config.size if mode == "whole" else ()))
         if (scaling := config.option("scaling")) is not None:
-            scaling, choice = scaling_for(subject, scaling, config.option("model"), config.checkpoint)
+            scaling, choice = scaling_for(eval_model, scaling, config.option("model"), config.checkpoint)
             set_scaling(model, scaling)
             if choice is not None:
                 print_line(console, choice.describe())
@@ -151,14 +151,14 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
         size=size,
         multiple=model.config.multiple,
         keep_aspect=bool(config.option("keep_aspect")),
-        resize=subject.trained_at if mode == "resize" else None,
-        crop=subject.family_crop or 1.0,
-        squash=subject.squash,
-        mean=subject.mean,
-        std=subject.std,
+        resize=eval_model.trained_at if mode == "resize" else None,
+        crop=eval_model.family_crop or 1.0,
+        squash=eval_model.squash,
+        mean=eval_model.mean,
+        std=eval_model.std,
     )
     if mode == "tiles":
-        model = TiledClassifier(model, subject.trained_at)
+        model = TiledClassifier(model, eval_model.trained_at)
     workers = config.option("workers")
     workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers
     options = {

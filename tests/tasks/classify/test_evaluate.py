@@ -215,15 +215,15 @@ def test_sizes_are_read_with_commas_or_spaces():
 
 
 def test_embeddings_and_biases_are_resized_for_each_size(weights):
-    subject = open_eval_model(None, weights(small_vit(3, position="ape")))
-    view = plan_views(subject.config, 32, (64,), "paper")[0]
-    assert subject.build(view.fit(subject.config)).pos_embed.shape == (1, 16, 32)
+    eval_model = open_eval_model(None, weights(small_vit(3, position="ape")))
+    view = plan_views(eval_model.config, 32, (64,), "paper")[0]
+    assert eval_model.build(view.fit(eval_model.config)).pos_embed.shape == (1, 16, 32)
     small = SwinConfig(
         position="rpb", width=16, depths=(1, 1), heads=(2, 2), num_classes=3, img_size=(32, 32), window_size=4
     )
-    subject = open_eval_model(None, weights(Swin(small)))
-    view = plan_views(subject.config, 32, (44,), "paper")[0]
-    fitted = subject.build(view.fit(subject.config))
+    eval_model = open_eval_model(None, weights(Swin(small)))
+    view = plan_views(eval_model.config, 32, (44,), "paper")[0]
+    fitted = eval_model.build(view.fit(eval_model.config))
     assert (view.window, fitted.config.window_size) == (6, 6)
     assert fitted.state_dict()["layers.0.blocks.0.attn.relative_position_bias_table"].shape[0] == 11**2
     assert fitted(torch.zeros(1, 3, 44, 44)).shape == (1, 3)
@@ -355,9 +355,9 @@ def test_the_weights_of_a_training_directory_are_chosen_by_option(tmp_path):
     for name, label in (("best", 0), ("model", 1)):
         save_model(run / f"{name}.safetensors", stubborn_vit(label, num_classes=3), metadata={"crop": 1.0})
     for weights, label in ((None, 0), ("best", 0), ("last", 1)):
-        subject = open_eval_model(None, str(run), weights)
-        assert subject.build(subject.config).head.bias.argmax() == label
-        assert (subject.name, subject.crop) == ("run", 1.0)
+        eval_model = open_eval_model(None, str(run), weights)
+        assert eval_model.build(eval_model.config).head.bias.argmax() == label
+        assert (eval_model.name, eval_model.crop) == ("run", 1.0)
     with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --weights best or last"):
         open_eval_model(None, str(run), "ema")
     with pytest.raises(ValueError, match="only the directory of a training has several"):
@@ -386,8 +386,8 @@ def test_a_model_is_determined_by_name_or_by_its_file(weights, tmp_path):
     torch.save(ropevit.create_model("none_deit_tiny_patch16_LS", num_classes=7).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="name it with --model"):
         open_eval_model(None, str(tmp_path / "a.pth"))
-    subject = open_eval_model("none_deit_tiny_patch16_LS", str(tmp_path / "a.pth"))
-    assert (subject.config.num_classes, subject.trained_at) == (7, 224)
+    eval_model = open_eval_model("none_deit_tiny_patch16_LS", str(tmp_path / "a.pth"))
+    assert (eval_model.config.num_classes, eval_model.trained_at) == (7, 224)
 
 
 @pytest.fixture

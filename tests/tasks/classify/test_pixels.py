@@ -54,18 +54,21 @@ def timm_file(name, folder):
 @pytest.mark.parametrize("name", [BETWIXT, SQUASHED])
 def test_images_are_evaluated_as_timm_transforms_them(name, photo, tmp_path):
     cfg = get_pretrained_cfg(name)
-    subject, image = open_eval_model(None, timm_file(name, tmp_path)), Image.open(photo)
-    (view,) = views_of(subject, cfg.input_size[1:2], None, None)
+    eval_model, image = open_eval_model(None, timm_file(name, tmp_path)), Image.open(photo)
+    (view,) = views_of(eval_model, cfg.input_size[1:2], None, None)
     own = eval_transform(view.size, view.crop, view.squash)(image).float() / 255
-    found = (own - torch.tensor(subject.mean).view(-1, 1, 1)) / torch.tensor(subject.std).view(-1, 1, 1)
+    found = (own - torch.tensor(eval_model.mean).view(-1, 1, 1)) / torch.tensor(eval_model.std).view(-1, 1, 1)
     fields = {key: getattr(cfg, key) for key in ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")}
     torch.testing.assert_close(found, create_transform(**fields)(image))
-    assert views_of(subject, (), "timm", None)[0].crop == 0.9
-    assert (views_of(subject, (), "paper", None)[0].crop, views_of(subject, (), "paper", None)[0].squash) == (1, False)
-    assert [protocol_of(subject, *given) for given in ((None, None), (None, 0.5), ("paper", None))] == [
+    assert views_of(eval_model, (), "timm", None)[0].crop == 0.9
+    assert (views_of(eval_model, (), "paper", None)[0].crop, views_of(eval_model, (), "paper", None)[0].squash) == (
+        1,
+        False,
+    )
+    assert [protocol_of(eval_model, *given) for given in ((None, None), (None, 0.5), ("paper", None))] == [
         "family", "paper", "paper",
     ]  # fmt: skip
-    assert (views_of(subject, (), None, 0.5)[0].crop, views_of(subject, (), None, 0.5)[0].squash) == (0.5, False)
+    assert (views_of(eval_model, (), None, 0.5)[0].crop, views_of(eval_model, (), None, 0.5)[0].squash) == (0.5, False)
 
 
 @pytest.mark.parametrize("name", [BETWIXT, SQUASHED])

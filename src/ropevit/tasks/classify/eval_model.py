@@ -84,59 +84,59 @@ def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
             channels than gray or RGB.
         WeightsError: If the weights cannot be read.
     """
-    subject = read_eval_model(model, checkpoint, weights)
-    source, config = subject.parsed.source, subject.config
-    if subject.labels_pixels:
+    eval_model = read_eval_model(model, checkpoint, weights)
+    source, config = eval_model.parsed.source, eval_model.config
+    if eval_model.labels_pixels:
         raise ValueError(
             f"{source} labels pixels, which its study does outside the model; expected a classifier, such as the zoom "
             "model of the same study"
         )
     if not config.num_classes:
         raise ValueError(f"{source} has no head; expected a classifier")
-    check_channels(subject)
-    return subject
+    check_channels(eval_model)
+    return eval_model
 
 
-def check_channels(subject: EvalModel) -> None:
+def check_channels(eval_model: EvalModel) -> None:
     """Raise ValueError for a model of images with other channels than gray or RGB."""
-    channels = subject.config.in_channels
+    channels = eval_model.config.in_channels
     if channels not in (1, 3):
         raise ValueError(
-            f"{subject.parsed.source} takes images of {channels} channels; expected a model for 1 (gray) or 3 (RGB)"
+            f"{eval_model.parsed.source} takes images of {channels} channels; expected a model for 1 (gray) or 3 (RGB)"
         )
 
 
-def class_names(subject: EvalModel) -> tuple[str, ...]:
+def class_names(eval_model: EvalModel) -> tuple[str, ...]:
     """Return the names of a model's classes.
 
     Raises:
         ValueError: If they are unknown.
     """
-    names = known_names(subject)
+    names = known_names(eval_model)
     if names is None:
         raise ValueError(
-            f"{subject.parsed.source} does not name its {subject.config.num_classes} classes; save it with them: "
+            f"{eval_model.parsed.source} does not name its {eval_model.config.num_classes} classes; save it with them: "
             "ropevit.save_model(path, model, classes=[...])"
         )
     return names
 
 
-def known_names(subject: EvalModel) -> tuple[str, ...] | None:
+def known_names(eval_model: EvalModel) -> tuple[str, ...] | None:
     """Return the names of a model's classes: those in its file, or ImageNet-1k's if it has 1000; None if unknown."""
-    if subject.classes is None and subject.config.num_classes == len(imagenet_classes()):
+    if eval_model.classes is None and eval_model.config.num_classes == len(imagenet_classes()):
         return imagenet_classes()
-    return subject.classes
+    return eval_model.classes
 
 
-def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
+def config_at(eval_model: EvalModel, size: tuple[int, ...]) -> Config:
     """Return the config at an image size; the windows of a published Swin have 1/32 of it, as in the paper.
 
     Args:
-        subject: The model.
+        eval_model: The model.
         size: Side, or height and width, in pixels; empty for the training's.
     """
-    config = subject.config
-    if subject.parsed.config is not None or not config.windowed or not size:
+    config = eval_model.config
+    if eval_model.parsed.config is not None or not config.windowed or not size:
         return config
     grid, (window, _) = config.trained_grid or config.attention_grid, config.at_size((size[0], size[-1])).attention_grid
     fitted = replace(config, window_size=window)
@@ -144,12 +144,12 @@ def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
 
 
 def scaling_for(
-    subject: EvalModel, scaling: str | None, model: str | None, checkpoint: str | None
+    eval_model: EvalModel, scaling: str | None, model: str | None, checkpoint: str | None
 ) -> tuple[str | None, TunedScaling | None]:
     """Return the RoPE scaling of a model for the value of `--scaling`.
 
     Args:
-        subject: The model.
+        eval_model: The model.
         scaling: Methods, `none`, `auto` (what `ropevit tune-scaling` chose for these weights), or None for the model's.
         model: The name by which it was opened, if any.
         checkpoint: The checkpoint by which it was opened, if any.
@@ -160,11 +160,11 @@ def scaling_for(
     Raises:
         ValueError: If it is `auto`, and nothing was chosen for these weights.
     """
-    digest = hash_weights(subject.parsed.state) if scaling == AUTO else ""
-    return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
+    digest = hash_weights(eval_model.parsed.state) if scaling == AUTO else ""
+    return resolve_scaling(scaling, choices_file(model, checkpoint), digest, eval_model.config.scaling)
 
 
-def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
+def with_scaling(eval_model: EvalModel, scaling: str | None) -> EvalModel:
     """Set the RoPE scaling of a model, with the grid of its training as the reference grid, also with other windows.
 
     None removes the model's scaling.
@@ -172,9 +172,9 @@ def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
     Raises:
         ValueError: If there is no such scaling method, or the model has no RoPE.
     """
-    config = subject.config
+    config = eval_model.config
     fields = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
-    return replace(subject, config=replace(config, **fields))
+    return replace(eval_model, config=replace(config, **fields))
 
 
 def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None) -> EvalModel:

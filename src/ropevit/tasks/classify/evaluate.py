@@ -102,7 +102,7 @@ class EvalInputs:
     """Model, data and settings of an evaluation."""
 
     context: EvalContext
-    subject: EvalModel
+    eval_model: EvalModel
     source: ImageSource
     match: ClassMap
     real: RealLabels | None
@@ -112,7 +112,7 @@ class EvalInputs:
     @property
     def training_view(self) -> View:
         """Preprocessing and window size at the training size."""
-        return views_at(self, (self.subject.trained_at,))[0]
+        return views_at(self, (self.eval_model.trained_at,))[0]
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
@@ -138,41 +138,41 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
 def prepare(context: EvalContext) -> EvalInputs:
     """Read the weights, open the images and match their classes."""
     config, real = context.config, context.config.task_options(ClassifierOptions).real_labels
-    subject = open_eval_model(config.model, config.checkpoint, config.weights)
-    scaling, tuned = scaling_for(subject, config.scaling, config.model, config.checkpoint)
-    if (scaling, subject.config.scaling) != (None, None):
-        subject = with_scaling(subject, scaling)
+    eval_model = open_eval_model(config.model, config.checkpoint, config.weights)
+    scaling, tuned = scaling_for(eval_model, config.scaling, config.model, config.checkpoint)
+    if (scaling, eval_model.config.scaling) != (None, None):
+        eval_model = with_scaling(eval_model, scaling)
     source = open_source(config.data, "val")
-    match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
+    match = match_classes(source, eval_model.classes, eval_model.config.num_classes, eval_model.name)
     if real is not None and not match.imagenet:
         raise ValueError(
             f"got ReaL labels for {source.name}; they are for ImageNet-1k's validation images only: leave out "
             "--real-labels"
         )
     labels = None if real is None else RealLabels(real, source, match.columns)
-    return EvalInputs(context=context, subject=subject, source=source, match=match, real=labels, tuned=tuned)
+    return EvalInputs(context=context, eval_model=eval_model, source=source, match=match, real=labels, tuned=tuned)
 
 
 def _make_plan(inputs: EvalInputs) -> EvalPlan:
     """Return the plan of the evaluation: sizes, settings and metric."""
-    subject, source, options, config = (
-        inputs.subject,
+    eval_model, source, options, config = (
+        inputs.eval_model,
         inputs.source,
         inputs.context.config.task_options(ClassifierOptions),
         inputs.context.config,
     )
-    protocol = protocol_of(subject, options.protocol, options.crop_pct)
+    protocol = protocol_of(eval_model, options.protocol, options.crop_pct)
     views = views_at(inputs, config.sizes)
     real = None if options.real_labels is None else options.real_labels.name
-    scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
-    fixed = {"fingerprint": hash_weights(subject.parsed.state), "images": len(source), "real": real}
+    scaling = {} if eval_model.config.scaling is None else {"scaling": eval_model.config.scaling}
+    fixed = {"fingerprint": hash_weights(eval_model.parsed.state), "images": len(source), "real": real}
     evaluator = _evaluators(views, inputs)
     return EvalPlan(
-        name=subject.name,
-        weights=subject.parsed.source,
-        model=subject.published_name,
-        position=position_with_options(subject.config),
-        trained_at=subject.trained_at,
+        name=eval_model.name,
+        weights=eval_model.parsed.source,
+        model=eval_model.published_name,
+        position=position_with_options(eval_model.config),
+        trained_at=eval_model.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
         description=", ".join(
             [
@@ -188,8 +188,10 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         sizes=tuple(view.size for view in views),
         evaluate_size=evaluator("whole"),
         baselines={
-            "tiles": BaselinePlan(evaluate_size=evaluator("tiles"), differs=lambda size: size > subject.trained_at),
-            "resize": BaselinePlan(evaluate_size=evaluator("resize"), differs=lambda size: size != subject.trained_at),
+            "tiles": BaselinePlan(evaluate_size=evaluator("tiles"), differs=lambda size: size > eval_model.trained_at),
+            "resize": BaselinePlan(
+                evaluate_size=evaluator("resize"), differs=lambda size: size != eval_model.trained_at
+            ),
         },
         paper=_paper_curve(inputs),
         notes=tuple(_describe_inputs(inputs, views[0])),
@@ -198,34 +200,36 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
 
 def _describe_inputs(inputs: EvalInputs, view: View) -> list[str]:
     """Return what a reader should know of the images, the model and the choice of `--scaling auto`."""
-    subject = inputs.subject
+    eval_model = inputs.eval_model
     notes = [inputs.match.note] if inputs.match.note else []
     notes += [] if inputs.tuned is None else [inputs.tuned.describe_for(inputs.source.name)]
-    if subject.crop not in (None, view.crop):
-        notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {view.crop}: see --crop-pct")
-    if subject.config.in_channels == 1:
+    if eval_model.crop not in (None, view.crop):
+        notes.append(
+            f"its training was evaluated with crop ratio {eval_model.crop}, this is {view.crop}: see --crop-pct"
+        )
+    if eval_model.config.in_channels == 1:
         notes.append("the model takes gray images: colors are converted, 0.299 R + 0.587 G + 0.114 B")
     return notes
 
 
 def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
     """Return the preprocessing and window size at each test size; those by default if `sizes` is empty."""
-    subject, options = inputs.subject, inputs.context.config.task_options(ClassifierOptions)
-    return views_of(subject, sizes, options.protocol, options.crop_pct)
+    eval_model, options = inputs.eval_model, inputs.context.config.task_options(ClassifierOptions)
+    return views_of(eval_model, sizes, options.protocol, options.crop_pct)
 
 
-def views_of(subject: EvalModel, sizes: tuple[int, ...], protocol: str | None, crop: float | None) -> list[View]:
+def views_of(eval_model: EvalModel, sizes: tuple[int, ...], protocol: str | None, crop: float | None) -> list[View]:
     """Return the views of a model; those of another family are its authors', unless protocol or crop are given."""
-    protocol = protocol_of(subject, protocol, crop)
+    protocol = protocol_of(eval_model, protocol, crop)
     if protocol != FAMILY:
-        return plan_views(subject.config, subject.trained_at, sizes, protocol, crop)
-    views = plan_views(subject.config, subject.trained_at, sizes, "paper", subject.family_crop)
-    return [replace(view, squash=subject.squash) for view in views]
+        return plan_views(eval_model.config, eval_model.trained_at, sizes, protocol, crop)
+    views = plan_views(eval_model.config, eval_model.trained_at, sizes, "paper", eval_model.family_crop)
+    return [replace(view, squash=eval_model.squash) for view in views]
 
 
-def protocol_of(subject: EvalModel, protocol: str | None, crop: float | None) -> str:
+def protocol_of(eval_model: EvalModel, protocol: str | None, crop: float | None) -> str:
     """Return the protocol that is asked for, or else the default: `FAMILY` for models with pixels of their own."""
-    of_family = crop is None and (subject.family_crop is not None or subject.squash)
+    of_family = crop is None and (eval_model.family_crop is not None or eval_model.squash)
     return protocol or (FAMILY if of_family else "paper")
 
 
@@ -234,15 +238,15 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMod
 
     A model whose config is the same at several sizes is built once.
     """
-    subject, built = inputs.subject, {}
+    eval_model, built = inputs.eval_model, {}
     by_size = {view.size: view for view in views}
 
     def build(mode: InferenceMode, view: View) -> Model:
         seen = view if mode == "whole" else inputs.training_view
-        config = seen.fit(subject.config)
+        config = seen.fit(eval_model.config)
         if config not in built:
             built.clear()  # one at a time
-            built[config] = subject.build(config).to(inputs.context.device)
+            built[config] = eval_model.build(config).to(inputs.context.device)
         return built[config]
 
     def evaluator(mode: InferenceMode) -> Callable[[int], SizeEvaluation]:
@@ -253,14 +257,14 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMod
 
 def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size; for tiles and resized images, with the model of the training size."""
-    source, context, subject, bad = inputs.source, inputs.context, inputs.subject, []
+    source, context, eval_model, bad = inputs.source, inputs.context, inputs.eval_model, []
     timer = EvalTimer(context)
     batches = _evaluate_batches(view, inputs, bad)
     is_correct = by_label if inputs.real is None else inputs.real.is_correct
     if inputs.real is not None:
         batches = inputs.real.labeled(batches)
     watch = context.watch(view.size, len(source), mode)
-    logits_of = predict_by(mode, classifier(model, inputs), subject.trained_at)
+    logits_of = predict_by(mode, classifier(model, inputs), eval_model.trained_at)
     counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, is_correct=is_correct)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
@@ -274,7 +278,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
             resize=view.resize,
             crop=view.crop,
             mode=mode,
-            tokens=tokens_per_image(subject.config, view.size, mode, subject.trained_at),
+            tokens=tokens_per_image(eval_model.config, view.size, mode, eval_model.trained_at),
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),
@@ -296,7 +300,7 @@ def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterato
 def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
     device = inputs.context.device
-    normalize = normalizer(inputs.subject, device)
+    normalize = normalizer(inputs.eval_model, device)
     columns = torch.tensor(inputs.match.columns, device=device)
 
     def logits_of(images: Tensor) -> Tensor:
@@ -307,10 +311,10 @@ def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     return logits_of
 
 
-def normalizer(subject: EvalModel, device: torch.device) -> Callable[[Tensor], Tensor]:
+def normalizer(eval_model: EvalModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to the input of a model (b, c, S, S), on a device."""
-    gray = subject.config.in_channels == 1
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
+    gray = eval_model.config.in_channels == 1
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (eval_model.mean, eval_model.std))
 
     def normalize(images: Tensor) -> Tensor:
         images = to_device(images, device)
@@ -336,7 +340,7 @@ def by_class(counts: Tally) -> list[float]:
 
 def _paper_curve(inputs: EvalInputs) -> dict[int, PublishedResult]:
     """Return the paper's results by size, if a published model is evaluated as in the paper on ImageNet-1k."""
-    options, name = inputs.context.config.task_options(ClassifierOptions), inputs.subject.published_name
-    changed = options.crop_pct, options.real_labels, inputs.subject.config.scaling
+    options, name = inputs.context.config.task_options(ClassifierOptions), inputs.eval_model.published_name
+    changed = options.crop_pct, options.real_labels, inputs.eval_model.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)
     return curve(name) if same and inputs.match.imagenet and name is not None else {}

@@ -43,17 +43,17 @@ def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
         raise ValueError("got --whole with a classifier; it is for segmenters: leave it out")
     options = ClassifierOptions(protocol=config.protocol, crop_pct=config.crop_pct)
     inputs = _with_trained_grid(prepare(replace(context, config=replace(context.config, options=options))))
-    subject = inputs.subject
+    eval_model = inputs.eval_model
     return TuneTarget(
-        name=subject.name,
-        weights=str(subject.parsed.source),
-        fingerprint=hash_weights(subject.parsed.state),
+        name=eval_model.name,
+        weights=str(eval_model.parsed.source),
+        fingerprint=hash_weights(eval_model.parsed.state),
         source=inputs.source,
         count=CorrectPredictions(inputs, _plan(inputs, config.sizes, options)),
         codec=Codec(encode_marks, decode_marks),
         score=accuracy,
-        baseline=subject.config.scaling or NONE,
-        settings={"protocol": protocol_of(subject, options.protocol, options.crop_pct), "crop": options.crop_pct},
+        baseline=eval_model.config.scaling or NONE,
+        settings={"protocol": protocol_of(eval_model, options.protocol, options.crop_pct), "crop": options.crop_pct},
         verbs=("eval", "predict", "probe", "export"),
     )
 
@@ -94,8 +94,8 @@ class CorrectPredictions:
         """Build the model for a size; one at a time is kept."""
         if view.size not in self.built:
             self.built.clear()
-            subject = self.inputs.subject
-            self.built[view.size] = subject.build(view.fit(subject.config)).to(self.inputs.context.device)
+            eval_model = self.inputs.eval_model
+            self.built[view.size] = eval_model.build(view.fit(eval_model.config)).to(self.inputs.context.device)
         return self.built[view.size]
 
 
@@ -121,14 +121,14 @@ def _with_trained_grid(inputs: EvalInputs) -> EvalInputs:
     Raises:
         ValueError: If the model has no RoPE.
     """
-    subject = inputs.subject
-    if subject.config.rope is None:
+    eval_model = inputs.eval_model
+    if eval_model.config.rope is None:
         raise ValueError(
-            f"got {subject.name} with the position embedding {subject.config.position}; RoPE scaling needs a model "
-            "with RoPE"
+            f"got {eval_model.name} with the position embedding {eval_model.config.position}; RoPE scaling needs a "
+            "model with RoPE"
         )
-    grid = subject.config.trained_grid or subject.config.attention_grid
-    return replace(inputs, subject=replace(subject, config=replace(subject.config, trained_grid=grid)))
+    grid = eval_model.config.trained_grid or eval_model.config.attention_grid
+    return replace(inputs, eval_model=replace(eval_model, config=replace(eval_model.config, trained_grid=grid)))
 
 
 def _plan(inputs: EvalInputs, sizes: tuple[int, ...], options: ClassifierOptions) -> list[View]:
@@ -137,15 +137,15 @@ def _plan(inputs: EvalInputs, sizes: tuple[int, ...], options: ClassifierOptions
     Raises:
         ValueError: If scaling would change nothing at a size.
     """
-    subject = inputs.subject
-    views = views_of(subject, sizes, options.protocol, options.crop_pct)
+    eval_model = inputs.eval_model
+    views = views_of(eval_model, sizes, options.protocol, options.crop_pct)
     for view in views:
-        if view.size <= subject.trained_at:
+        if view.size <= eval_model.trained_at:
             raise ValueError(
-                f"got size {view.size} for a model trained at {subject.trained_at} px; RoPE scaling is for larger "
-                f"sizes, such as {2 * subject.trained_at}"
+                f"got size {view.size} for a model trained at {eval_model.trained_at} px; RoPE scaling is for larger "
+                f"sizes, such as {2 * eval_model.trained_at}"
             )
-        if view.window is not None and view.fit(subject.config).attention_grid == subject.config.trained_grid:
+        if view.window is not None and view.fit(eval_model.config).attention_grid == eval_model.config.trained_grid:
             raise ValueError(
                 f"got size {view.size}, at which windows are as large as in training, so that RoPE scaling changes "
                 "nothing; give --protocol paper, or a larger size"

@@ -54,18 +54,18 @@ class Estimate:
         return 8 * self.parameters
 
 
-def estimate_step(subject: StepSpec) -> Estimate:
+def estimate_step(spec: StepSpec) -> Estimate:
     """Estimate parameters, MACs and peak memory of a training step, without allocating that memory.
 
     Args:
-        subject: The training step.
+        spec: The training step.
     """
-    counts = subject.least, subject.least + 1
+    counts = spec.least, spec.least + 1
 
     def peak(images: int, precision: torch.dtype) -> int:
-        return step_memory(subject.build, lambda model: subject.loss(model, images), precision)
+        return step_memory(spec.build, lambda model: spec.loss(model, images), precision)
 
     small, large = counts
     peaks = {name: (peak(small, dtype), peak(large, dtype)) for name, dtype in PRECISIONS.items()}
-    macs = forward_macs(subject.build, lambda model: subject.forward(model, 1))
-    return Estimate(count_weights(subject.build), macs, counts, peaks)
+    macs = forward_macs(spec.build, lambda model: spec.forward(model, 1))
+    return Estimate(count_weights(spec.build), macs, counts, peaks)

@@ -70,23 +70,25 @@ class Extractor:
     def embedder(self, condition: Condition) -> Callable[[Tensor], Tensor]:
         """Return a function from uint8 images (b, 3, S, S) to features (b, C)."""
         plan = self.plan
-        model = self._model((condition if condition.mode == "whole" else plan.reference).view.fit(plan.subject.config))
-        if plan.subject.config.rope is not None:
+        model = self._model(
+            (condition if condition.mode == "whole" else plan.reference).view.fit(plan.eval_model.config)
+        )
+        if plan.eval_model.config.rope is not None:
             set_scaling(model, parse_override(condition.scaling))
-        normalize = normalizer(plan.subject, plan.context.device)
+        normalize = normalizer(plan.eval_model, plan.context.device)
 
         def embed(images: Tensor) -> Tensor:
             pixels = normalize(images)
             with plan.context.autocast():
                 return pool_features(model, pixels, plan.config.pooling).float()
 
-        return predict_by(condition.mode, embed, plan.subject.trained_at, average=lambda tiles: tiles.mean(0))
+        return predict_by(condition.mode, embed, plan.eval_model.trained_at, average=lambda tiles: tiles.mean(0))
 
     def _model(self, config: Config) -> Model:
         """Build the model with a config, without its head."""
         if config not in self.built:
             self.built.clear()
-            model = self.plan.subject.build(config)
+            model = self.plan.eval_model.build(config)
             model.reset_classifier(0)
             self.built[config] = model.to(self.plan.context.device)
         return self.built[config]

@@ -52,7 +52,7 @@ class ProbePlan:
 
     config: ProbeConfig
     context: EvalContext
-    subject: EvalModel
+    eval_model: EvalModel
     train: ImageSubset
     test: ImageSubset
     conditions: tuple[Condition, ...]
@@ -66,7 +66,7 @@ class ProbePlan:
 
     def tokens(self, condition: Condition) -> int:
         """Return the patch tokens of an image."""
-        return tokens_per_image(self.subject.config, condition.view.size, condition.mode, self.subject.trained_at)
+        return tokens_per_image(self.eval_model.config, condition.view.size, condition.mode, self.eval_model.trained_at)
 
     def has_pass(self, found: Mapping[str, Any], images: int) -> bool:
         """Return whether a stored pass has both probes, a known inference mode, and the number of test images."""
@@ -80,7 +80,7 @@ class ProbePlan:
         """Return what all results in a directory have in common; sizes and methods can be added."""
         names, view = ("max_images", "pooling", "neighbors", "temperature", "seed", "precision"), self.reference.view
         return {
-            "fingerprint": hash_weights(self.subject.parsed.state),
+            "fingerprint": hash_weights(self.eval_model.parsed.state),
             "own_scaling": self.reference.scaling,
             **_identify_split("train", self.train),
             **_identify_split("test", self.test),
@@ -89,7 +89,7 @@ class ProbePlan:
             "protocol": self.config.protocol or "paper",
             "trained_at": view.size,
             **{"crop": view.crop, "window": view.window, "squash": view.squash},
-            **{"mean": list(self.subject.mean), "std": list(self.subject.std)},
+            **{"mean": list(self.eval_model.mean), "std": list(self.eval_model.std)},
             "device": self.context.device.type,
         }
 
@@ -107,16 +107,16 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
         ValueError: If the model takes no images of this kind, a size or method does not fit it, or the images are not
             enough.
     """
-    subject = _open_model(config)
+    eval_model = _open_model(config)
     train, test = open_splits(config)
-    scalings, notes = _resolve_scalings(subject, config, test.name)
-    if subject.config.rope is not None:
-        subject = with_scaling(subject, subject.config.scaling)  # for the grid of its training
-    sizes = {*(config.sizes or subject.config.default_sizes(subject.trained_at)), subject.trained_at}
-    views = views_of(subject, tuple(sizes), config.protocol, config.crop_pct)
-    conditions = _list_conditions(subject, views, scalings, config)
+    scalings, notes = _resolve_scalings(eval_model, config, test.name)
+    if eval_model.config.rope is not None:
+        eval_model = with_scaling(eval_model, eval_model.config.scaling)  # for the grid of its training
+    sizes = {*(config.sizes or eval_model.config.default_sizes(eval_model.trained_at)), eval_model.trained_at}
+    views = views_of(eval_model, tuple(sizes), config.protocol, config.crop_pct)
+    conditions = _list_conditions(eval_model, views, scalings, config)
     return ProbePlan(
-        **{"config": config, "context": context, "subject": subject, "notes": tuple(notes)},
+        **{"config": config, "context": context, "eval_model": eval_model, "notes": tuple(notes)},
         **{"train": train, "test": test, "conditions": tuple(conditions)},
     )
 
@@ -127,31 +127,31 @@ def _open_model(config: ProbeConfig) -> EvalModel:
     Raises:
         ValueError: If it takes clips, or images of other channels than gray or RGB.
     """
-    subject = read_eval_model(config.model, config.checkpoint, config.weights)
-    if subject.config.is_video:
-        raise ValueError(f"{subject.parsed.source} is a video model; probe takes models of images")
-    check_channels(subject)
-    if config.pooling == "both" and getattr(subject.config, "pooling", "avg") == "avg":
+    eval_model = read_eval_model(config.model, config.checkpoint, config.weights)
+    if eval_model.config.is_video:
+        raise ValueError(f"{eval_model.parsed.source} is a video model; probe takes models of images")
+    check_channels(eval_model)
+    if config.pooling == "both" and getattr(eval_model.config, "pooling", "avg") == "avg":
         raise ValueError(
-            f"got --pooling both for {subject.name}, whose head reads the mean patch; both would be the same features "
-            "twice: leave it out"
+            f"got --pooling both for {eval_model.name}, whose head reads the mean patch; both would be the same "
+            "features twice: leave it out"
         )
-    return subject
+    return eval_model
 
 
-def _resolve_scalings(subject: EvalModel, config: ProbeConfig, data: str) -> tuple[list[str], list[str]]:
+def _resolve_scalings(eval_model: EvalModel, config: ProbeConfig, data: str) -> tuple[list[str], list[str]]:
     """Return the scaling methods, and notes on `auto` for a probe of the images `data`.
 
     Raises:
         ValueError: If a method does not exist or the model cannot have it, or nothing was chosen for `auto`.
     """
     found, notes = [], []
-    for word in config.scaling or (subject.config.scaling or NONE,):
-        methods, tuned = scaling_for(subject, word, config.model, config.checkpoint)
+    for word in config.scaling or (eval_model.config.scaling or NONE,):
+        methods, tuned = scaling_for(eval_model, word, config.model, config.checkpoint)
         if tuned is not None:
             notes.append(tuned.describe_for(data))
         if methods is not None:
-            with_scaling(subject, methods)  # raises for a method that does not exist, or that the model cannot have
+            with_scaling(eval_model, methods)  # raises for a method that does not exist, or that the model cannot have
         found.append(methods or NONE)
     twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
     if twice and AUTO not in config.scaling:
@@ -160,14 +160,14 @@ def _resolve_scalings(subject: EvalModel, config: ProbeConfig, data: str) -> tup
 
 
 def _list_conditions(
-    subject: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig
+    eval_model: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig
 ) -> list[Condition]:
     """Return the conditions, the reference first; baselines have the model's own scaling, as in `ropevit eval`."""
-    trained, own = subject.trained_at, subject.config.scaling or NONE
+    trained, own = eval_model.trained_at, eval_model.config.scaling or NONE
     reference = Condition(view=next(view for view in views if view.size == trained), scaling=own)
     conditions = [reference]
     for view in views:
-        for scaling in scalings if _scaling_changes(subject, view) else (own,):
+        for scaling in scalings if _scaling_changes(eval_model, view) else (own,):
             conditions.append(Condition(view=view, scaling=scaling))
         for mode in config.baselines:
             if view.size > trained or (mode == "resize" and view.size != trained):
@@ -175,9 +175,9 @@ def _list_conditions(
     return list(dict.fromkeys(conditions))
 
 
-def _scaling_changes(subject: EvalModel, view: View) -> bool:
+def _scaling_changes(eval_model: EvalModel, view: View) -> bool:
     """Return whether scaling can change anything at a size: not on the grid of the training."""
-    config = subject.config
+    config = eval_model.config
     grid = (
         replace(config, img_size=(view.size, view.size)).attention_grid if view.window is None else (view.window,) * 2
     )

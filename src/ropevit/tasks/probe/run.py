@@ -75,7 +75,7 @@ def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
         if context.world > 1:
             raise ValueError(f"got {context.world} processes; probe runs in one: start it without torchrun")
         plan = make_plan(config, context)
-        out = config.out or Path("runs/probe") / plan.subject.name
+        out = config.out or Path("runs/probe") / plan.eval_model.name
         with lock_folder(out):
             return _probe_into(out, plan, report)
 
@@ -91,11 +91,11 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     )
     sizes = sorted({condition.view.size for condition in plan.conditions})
     notes = (
-        f"weights: {plan.subject.parsed.source}",
+        f"weights: {plan.eval_model.parsed.source}",
         f"{len(plan.train):,} images to fit the probes to, {len(plan.test):,} to measure them on",
         *plan.notes,
     )
-    name = f"{plan.subject.name} on {plan.test.name} at {', '.join(map(str, sizes))} px"
+    name = f"{plan.eval_model.name} on {plan.test.name} at {', '.join(map(str, sizes))} px"
     report(PassesStarted(name=name, notes=notes))
     extractor = Extractor(plan)
     result = None
@@ -148,15 +148,15 @@ def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[
 
 def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...]) -> ProbeResult:
     """Write the table, the figure and the report of what is measured so far."""
-    trained_at = plan.subject.trained_at
+    trained_at = plan.eval_model.trained_at
     rows = make_rows([(each, record.counts(each)) for each in record.passes], plan.reference.key)
     cells = [row.cells() for row in rows]
     write_text(out / TABLE, to_csv(list(cells[0]), [list(each.values()) for each in cells]))
     conclusions, remarks = conclude(rows), remark_on_fits(rows)
     done = {(row.size, row.scaling, row.mode) for row in rows}
     summary = ProbeSummary(
-        model=plan.subject.name,
-        position=plan.subject.config.position,
+        model=plan.eval_model.name,
+        position=plan.eval_model.config.position,
         trained_at=trained_at,
         data=plan.test.name,
         rows=tuple(rows),
@@ -180,13 +180,13 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
 
 def _describe(plan: ProbePlan) -> dict[str, Any]:
     """Return what probe.json tells beside settings and results, as eval.json does."""
-    config, subject = plan.config, plan.subject
+    config, eval_model = plan.config, plan.eval_model
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     machine = environment(plan.context.device, dtype, config.workers, torch.get_num_threads())
-    model = {"name": subject.name, "weights": subject.parsed.source, "checkpoint": config.checkpoint}
-    model |= {"model": subject.published_name, "position": position_with_options(subject.config)}
+    model = {"name": eval_model.name, "weights": eval_model.parsed.source, "checkpoint": config.checkpoint}
+    model |= {"model": eval_model.published_name, "position": position_with_options(eval_model.config)}
     return {
         "data": config.data,
-        "model": model | {"trained_at": subject.trained_at},
+        "model": model | {"trained_at": eval_model.trained_at},
         "machine": machine | {"batch_size": config.batch_size or BATCH},
     }
