@@ -72,7 +72,7 @@ def trace(model: Model, size: tuple[int, int] | None, fold_constants: bool = Fal
     with torch.no_grad(), _no_special_sizes() if config.windowed and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if fold_constants:
-            folded = fold_constants(program)
+            folded = fold_constant_nodes(program)
             program = torch.export.export(folded, (images,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
         for key in _SOURCE_METADATA:
@@ -80,7 +80,7 @@ def trace(model: Model, size: tuple[int, int] | None, fold_constants: bool = Fal
     return program
 
 
-def fold_constants(program: ExportedProgram) -> fx.GraphModule:
+def fold_constant_nodes(program: ExportedProgram) -> fx.GraphModule:
     """Replace everything that does not depend on the images by buffers with its value."""
     module: Any = program.module(check_guards=False)
     graph, values = module.graph, {}
