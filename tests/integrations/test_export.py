@@ -17,7 +17,7 @@ from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check, difference
 from ropevit.integrations.export.quiet import quiet
-from ropevit.integrations.export.trace import fold_constants, plain_copy, trace
+from ropevit.integrations.export.trace import fold_constant_nodes, plain_copy, trace
 from ropevit.kernels import set_backend
 
 pytestmark = pytest.mark.usefixtures("unchecked_module")
@@ -174,7 +174,7 @@ def test_folding_leaves_frequencies_and_the_embedding_out(folded):
 def test_folding_is_bit_for_bit(fields, size):
     model = plain_copy(tiny(**fields))
     set_backend(model, "reference")  # which is what a program is traced from
-    folded, images = fold_constants(trace(model, size)), torch.randn(3, 3, *size)
+    folded, images = fold_constant_nodes(trace(model, size)), torch.randn(3, 3, *size)
     assert torch.equal(folded(images), model(images))
     assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 
