@@ -211,6 +211,6 @@ def _has_layout(row: KeyMapping, state: Mapping[str, Any]) -> bool:
     if isinstance(row, SplitPattern):
         return False
     found = match_keys(row.theirs, state)
-    if row.later:  # both layouts use the name; in the other one, the first layer has no such weight
-        return bool(found) and min(int(numbers[0]) for numbers in found) >= row.later
+    if row.index_offset:  # both layouts use the name; in the other one, the first layer has no such weight
+        return bool(found) and min(int(numbers[0]) for numbers in found) >= row.index_offset
     return bool(found) and not match_keys(row.ours, state)
