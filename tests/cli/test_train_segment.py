@@ -6,7 +6,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 
 
 def test_a_segmenter_is_trained_and_evaluated_from_the_command_line(tmp_path, capsys):
-    run_make_tiny(MakeTinyConfig(layout="ade", directory=tmp_path / "tiny"))
+    run_make_tiny(MakeTinyConfig(format="ade", directory=tmp_path / "tiny"))
     options = ["--width", "32", "--upernet.channels", "8", "--device", "cpu", "--max-steps", "2", "--log-interval", "1"]
     start_training(
         ["segment/upernet_smoke", "--data", str(tmp_path / "tiny"), "--out", str(tmp_path / "run"), *options]

@@ -3,7 +3,7 @@ import torch
 from torchvision import tv_tensors
 
 from ropevit.tasks.detect.augment import (
-    LONGEST,
+    MAX_SIZE,
     SHORT_EDGE_LENGTHS,
     ShortestSize,
     eval_transform,
@@ -55,7 +55,7 @@ def test_image_sizes_are_the_published_ones_with_and_without_crop():
         image, _target = transform(*sample(40, 60, [[5, 5, 35, 25]]))
         shorts.add(min(image.shape[1:]))
         ratios.add(round(image.shape[2] / image.shape[1], 1))
-        assert max(image.shape[1:]) <= LONGEST
+        assert max(image.shape[1:]) <= MAX_SIZE
     assert len(shorts & set(SHORT_EDGE_LENGTHS)) > 5
     assert 1.5 in ratios  # whole images
     assert len(ratios) > 3  # crops
