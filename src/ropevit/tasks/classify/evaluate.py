@@ -174,13 +174,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         position=position_with_options(eval_model.config),
         trained_at=eval_model.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
-        description=", ".join(
-            [
-                f"protocol {protocol}",
-                "squashed to a square" if views[0].squash else f"crop ratio {views[0].crop:g}",
-                *(f"scaling {x}" for x in scaling.values()),
-            ]
-        ),
+        description=_describe_protocol(protocol, views[0], eval_model.config.scaling),
         metric=TASKS["classify"].metric,
         resume_settings=fixed | {"protocol": protocol, "crop": options.crop_pct} | scaling,
         class_names=dict(zip(source.classes, inputs.match.names, strict=True)),
@@ -196,6 +190,12 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         paper=_paper_curve(inputs),
         notes=tuple(_describe_inputs(inputs, views[0])),
     )
+
+
+def _describe_protocol(protocol: str, view: View, scaling: str | None) -> str:
+    """Return protocol, crop and scaling in words."""
+    crop = "squashed to a square" if view.squash else f"crop ratio {view.crop:g}"
+    return ", ".join([f"protocol {protocol}", crop, *([] if scaling is None else [f"scaling {scaling}"])])
 
 
 def _describe_inputs(inputs: EvalInputs, view: View) -> list[str]:
