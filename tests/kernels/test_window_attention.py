@@ -1,5 +1,7 @@
 """The fused attention inside windows against the float64 reference, and the reference against the models' own path."""
 
+import re
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,6 +18,8 @@ from ropevit.rope import axial_frequencies, mixed_frequencies
 
 if not triton_available():
     pytest.skip("no Triton here", allow_module_level=True)
+
+from triton.runtime.errors import OutOfResources
 
 from ropevit.kernels import triton_window_attention
 
@@ -143,6 +147,20 @@ def test_memory_for_sums_is_bounded(monkeypatch, images, side, heads, window):
     needs_frequencies_grad, needs_bias_grad = (part.numel() * part.element_size() for part in made)
     assert needs_frequencies_grad <= 0.02 * qkv.numel() * qkv.element_size()
     assert needs_bias_grad <= triton_window_attention.SUMS
+
+
+def test_a_gpu_with_too_little_shared_memory_says_so_in_a_line(monkeypatch):
+    class TooLarge:
+        def __getitem__(self, grid):
+            raise OutOfResources(147456, 101376, "shared memory")
+
+    monkeypatch.setattr(triton_window_attention, "forward_kernel", TooLarge())
+    case = (1, (9, 9), 9, (0, 0), 1, 64, "mixed", False)
+    with pytest.raises(
+        ValueError, match=re.escape("got windows of 9 and heads of 64 channels in torch.float32")
+    ) as said:
+        run(case, inputs(case), "triton")
+    assert "needs 147456 of shared memory, and this GPU has 101376; use backend='auto'" in str(said.value)
 
 
 def test_an_empty_batch_stays_empty():

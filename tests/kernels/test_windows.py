@@ -5,8 +5,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from ropevit.kernels import window_attention
-from ropevit.kernels.windows import cached_mask, make_mask, window_mask, window_partition, window_reverse, window_shift
+from ropevit.kernels import window_attention, windows
+from ropevit.kernels.windows import (
+    cached_mask,
+    clear_masks,
+    make_mask,
+    window_mask,
+    window_partition,
+    window_reverse,
+    window_shift,
+)
 from ropevit.rope import mixed_frequencies, rotate
 
 GRIDS = [(8, 8, 4), (8, 12, 4), (5, 9, 4), (3, 10, 4), (2, 3, 4), (7, 14, 7), (6, 5, 1), (9, 4, 3), (11, 11, 5)]
@@ -83,11 +91,31 @@ def test_masks_are_kept_by_everything_they_depend_on():
         assert first.is_meta or torch.equal(first, make_mask(*key))
 
 
+def test_masks_are_kept_up_to_a_number_of_bytes_the_latest_used_first(monkeypatch):
+    first, second, third = ((8, 4 * columns, 4, (2, 2), CPU) for columns in (2, 3, 4))
+    clear_masks()
+    kept = cached_mask(*first), cached_mask(*second)
+    monkeypatch.setattr(windows, "MASK_BYTES", sum(mask.nbytes for mask in kept) + 1)
+    assert cached_mask(*first) is kept[0]
+    cached_mask(*third)  # has no room beside both
+    assert cached_mask(*first) is not kept[0]
+    monkeypatch.setattr(windows, "MASK_BYTES", 0)
+    assert torch.equal(cached_mask(*first), kept[0])
+
+
+def test_no_mask_of_a_cuda_graph_capture_is_kept(monkeypatch):
+    given = (9, 13, 4, (2, 2), torch.device("cuda"))
+    for captured in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda captured=captured: captured)
+        with FakeTensorMode():
+            assert (window_mask(*given) is window_mask(*given)) is not captured
+
+
 def test_a_mask_made_in_one_mode_is_of_use_in_every_other():
     given = (9, 13, 4, (2, 2), CPU)
     truth, layer = make_mask(*given), torch.nn.Linear(1, 1)
     for enter in (torch.inference_mode, FakeTensorMode, torch.no_grad):
-        cached_mask.cache_clear()
+        clear_masks()
         with enter():
             window_mask(*given)
         mask = window_mask(*given)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from marks import embeddings
 from offloading import offload
-from ropevit.kernels.windows import cached_mask
+from ropevit.kernels.windows import clear_masks
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, Swin, SwinConfig, ViT, ViTConfig
 from ropevit.models import layers as model_layers
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
@@ -166,10 +166,10 @@ def test_nothing_that_one_mode_has_left_behind_ends_another(name):
     """Evaluation in inference mode and under fake tensors and transforms, then training, then a compiled model."""
     make, run = RUNS[name]
     model = make()
-    cached_mask.cache_clear()
+    clear_masks()
     with torch.inference_mode():
         expected = run(model).clone()
-    cached_mask.cache_clear()
+    clear_masks()
     with FakeTensorMode(allow_non_fake_inputs=True):
         run(copy.deepcopy(model))
     parameters = dict(model.named_parameters())

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from ropevit.arithmetic import ceil_div
 from ropevit.kernels.rotation import interpreted
@@ -125,7 +126,11 @@ def launch(
     shift: list[int],
     **arguments: Any,
 ) -> None:
-    """Launch a kernel on the device of its tensors, unless they are empty."""
+    """Launch a kernel on the device of its tensors, unless they are empty.
+
+    Raises:
+        ValueError: If a program needs more shared memory or registers than the GPU has.
+    """
     if not qkv.numel():
         return
     _, h, w, _, heads, channels = qkv.shape
@@ -134,24 +139,30 @@ def launch(
     plan = plan_windows(window, channels, qkv.element_size(), few=sums_bias)
     if sums_bias:
         parts = ceil_div(parts, arguments["chunk"]) * (plan.block_n // plan.block_m)
-    with torch.cuda.device_of(qkv):
-        kernel[(parts * heads,)](
-            qkv=qkv,
-            frequencies=freqs,
-            bias=None if bias is None else bias.contiguous(),
-            h=h,
-            w=w,
-            heads=heads,
-            shift_y=shift[0],
-            shift_x=shift[1],
-            period=0 if freqs is None else freqs[0].numel(),
-            scale=channels**-0.5,
-            window=window,
-            channels=channels,
-            num_stages=1,
-            **plan._asdict(),
-            **arguments,
-        )
+    try:
+        with torch.cuda.device_of(qkv):
+            kernel[(parts * heads,)](
+                qkv=qkv,
+                frequencies=freqs,
+                bias=None if bias is None else bias.contiguous(),
+                h=h,
+                w=w,
+                heads=heads,
+                shift_y=shift[0],
+                shift_x=shift[1],
+                period=0 if freqs is None else freqs[0].numel(),
+                scale=channels**-0.5,
+                window=window,
+                channels=channels,
+                num_stages=1,
+                **plan._asdict(),
+                **arguments,
+            )
+    except OutOfResources as error:
+        raise ValueError(
+            f"got windows of {window} and heads of {channels} channels in {qkv.dtype} for backend='triton': a program "
+            f"needs {error.required} of {error.name}, and this GPU has {error.limit}; use backend='auto'"
+        ) from error
 
 
 @triton.jit

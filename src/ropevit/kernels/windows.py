@@ -1,6 +1,6 @@
 """Window partition of a map of any size, the masks of shifted and padded windows, and attention inside windows."""
 
-from functools import lru_cache
+from collections import OrderedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,10 @@ from torch.nn import functional as F
 from ropevit.arithmetic import ceil_div
 from ropevit.kernels.rotation import under_transform
 from ropevit.rope import grid_positions
+
+#: Upper bound in bytes of the masks that are kept.
+MASK_BYTES = 2**26
+_masks: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
 
 def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
@@ -150,11 +154,10 @@ def per_image_mask(
     return _same_region(window_partition(batched_roll(known, -shifts), window, (0, 0)))
 
 
-@lru_cache(maxsize=64)
 def cached_mask(
     h: int, w: int, window: int, shift: tuple[int, int], device: torch.device, mode: object = None
 ) -> Bool[Tensor, "windows n n"]:
-    """Cache the masks of recent sizes; the key holds everything that a mask depends on.
+    """Return a mask, kept for later calls together with other recent ones of at most MASK_BYTES.
 
     Args:
         h: Rows of the map.
@@ -164,9 +167,25 @@ def cached_mask(
         device: Device of the mask.
         mode: The active FakeTensorMode, if any: its tensors cannot be used outside of it.
     """
-    del mode
-    with torch.inference_mode(False):  # training may reuse it
-        return make_mask(h, w, window, shift, device)
+    key = h, w, window, shift, device, mode
+    mask = _masks.pop(key, None)
+    if mask is None:
+        with torch.inference_mode(False):  # training may reuse it
+            mask = make_mask(h, w, window, shift, device)
+    _masks[key] = mask
+    while sum(kept.nbytes for kept in _masks.values()) > MASK_BYTES:
+        _masks.popitem(last=False)
+    return mask
+
+
+def clear_masks() -> None:
+    """Remove all masks from the cache."""
+    _masks.clear()
+
+
+def _is_captured(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being captured, whose memory must not be used after it."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def window_mask(
@@ -179,7 +198,7 @@ def window_mask(
     conditions = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
     if all(_statically_known_true(condition) for condition in conditions):
         return None
-    if torch.compiler.is_compiling() or under_transform():
+    if torch.compiler.is_compiling() or under_transform() or _is_captured(device):
         return make_mask(h, w, window, shift, device)
     return cached_mask(h, w, window, shift, device, active_fake_mode())
 

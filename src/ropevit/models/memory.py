@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ropevit.kernels.windows import cached_mask
+from ropevit.kernels.windows import clear_masks
 
 #: Builds a model.
 Build = Callable[[], nn.Module]
@@ -71,12 +71,12 @@ class SameShapes(TorchDispatchMode):
 @contextmanager
 def _shapes_only() -> Iterator[None]:
     """Make tensors created within the context fake: shapes without values or memory; none stays in the mask cache."""
-    cached_mask.cache_clear()
+    clear_masks()
     try:
         with FakeTensorMode(), SameShapes():
             yield
     finally:
-        cached_mask.cache_clear()
+        clear_masks()
 
 
 def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32) -> int:
