@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ropevit.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from ropevit.integrations.retrofit import add_rope
+    from ropevit.integrations.retrofit import add_rope, set_scaling
     from ropevit.models import list_models, parameter_groups
     from ropevit.weights import WeightsError, create_model, load_model, load_weights, save_model
 
@@ -21,11 +21,12 @@ __all__ = [
     "load_weights",
     "parameter_groups",
     "save_model",
+    "set_scaling",
 ]
 
 #: Public name -> the package that defines it, loaded on first access.
 MODULES = {
-    "add_rope": "integrations.retrofit",
+    **dict.fromkeys(("add_rope", "set_scaling"), "integrations.retrofit"),
     **dict.fromkeys(("list_models", "parameter_groups"), "models"),
     **dict.fromkeys(("WeightsError", "create_model", "load_model", "load_weights", "save_model"), "weights"),
 }

@@ -86,17 +86,22 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 @torch.no_grad()
+def set_input_size(theirs: nn.Module, size: tuple[int, int], embedding: Tensor | None) -> None:
+    """Resize a model of timm, and its first embedding: EVA-02's authors without antialiasing, timm with it."""
+    theirs.set_input_size(size)
+    if embedding is not None:
+        first = embedding.shape[1] - 64
+        resized = resize_embedding(embedding[:, first:], (8, 8), size[0] // 8, size[1] // 8)
+        theirs.pos_embed = nn.Parameter(torch.cat([embedding[:, :first], resized], dim=1))
+
+
+@torch.no_grad()
 def difference_from_timm(ours: ViT, theirs: nn.Module) -> float:
     """Return the worst relative difference of the maps of all blocks, all tokens at the end, and the pooled output."""
     worst, embedding = 0.0, theirs.pos_embed
     for size in SIZES:
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
-        theirs.set_input_size(size)
-        if embedding is not None:  # timm resizes with antialiasing, EVA-02's authors without
-            grid = (size[0] // 8, size[1] // 8)
-            first = embedding.shape[1] - 64
-            resized = resize_embedding(embedding[:, first:], (8, 8), *grid)
-            theirs.pos_embed = nn.Parameter(torch.cat([embedding[:, :first], resized], dim=1))
+        set_input_size(theirs, size, embedding)
         features, maps = theirs.forward_intermediates(images)
         pairs = list(zip(ours.forward_intermediates(images, range(len(ours.blocks))), maps, strict=True))
         pairs += [(ours.forward_features(images), features), (ours(images), theirs(images))]

@@ -67,7 +67,10 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
     """
     bodies = [module for module in model.modules() if isinstance(module, BaseModel)]
     if not bodies:
-        raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to set")
+        raise ValueError(
+            f"got {type(model).__name__}, which holds no model of this package; ropevit.set_scaling takes "
+            "those of timm and transformers"
+        )
     for body in bodies:
         grid = body.config.trained_grid if trained_grid is None else trained_grid
         body.config = replace(body.config, scaling=scaling, trained_grid=grid)

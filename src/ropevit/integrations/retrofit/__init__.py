@@ -6,5 +6,6 @@ supported class of models is a row of the table in `towers.py`.
 """
 
 from ropevit.integrations.retrofit.add import ROPE_FACTORIES, add_rope, rope_parameters
+from ropevit.integrations.retrofit.scaling import set_scaling
 
-__all__ = ["ROPE_FACTORIES", "add_rope", "rope_parameters"]
+__all__ = ["ROPE_FACTORIES", "add_rope", "rope_parameters", "set_scaling"]

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ropevit.integrations.retrofit.attention import RetrofitRope
-from ropevit.integrations.retrofit.towers import SUPPORTED, add_to_tower, class_names, find_attention, find_tower
+from ropevit.integrations.retrofit.towers import SUPPORTED, add_to_tower, find_attention, find_tower
+from ropevit.integrations.retrofit.wrappers import refuse_wrapped
 from ropevit.rope import AxialRope, GatedAxialRope, MixedRope
 
 
@@ -26,18 +27,6 @@ def axial(heads: int, channels: int, device: Any) -> RetrofitRope:
 
 #: kind -> function (heads, channels per head, device) that builds the rotation of one layer
 ROPE_FACTORIES = {"mixed": mixed, "axial": axial}
-
-#: Wrappers that would miss the new parameters, or keep running the model without the rotation.
-_WRAPPERS = {
-    "torch._dynamo.eval_frame.OptimizedModule",
-    "torch.jit._script.ScriptModule",
-    "torch.fx.graph_module.GraphModule",
-    "torch.nn.parallel.data_parallel.DataParallel",
-    "torch.nn.parallel.distributed.DistributedDataParallel",
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",
-    "torch.distributed.fsdp._fully_shard._fully_shard.FSDPModule",
-}
-
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,7 +56,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     """
     if kind not in ROPE_FACTORIES:
         raise ValueError(f"got kind={kind!r}; choose one of {', '.join(ROPE_FACTORIES)}")
-    _refuse_wrapped(model)
+    refuse_wrapped(model, "add_rope")
     towers = [(part, tower) for part in model.modules() if (tower := find_tower(part)) is not None]
     for part in [part for part, _ in towers] or [model]:  # a language model beside the tower may have RoPE
         _refuse_existing_rope(part)
@@ -108,13 +97,3 @@ def _refuse_existing_rope(model: nn.Module) -> None:
 def _has_rope(part: nn.Module) -> bool:
     """Return whether a module has an attribute `rope`, the usual name of a rotary embedding."""
     return getattr(part, "rope", None) is not None
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    """Raise ValueError for a compiled or distributed model, whose wrapper would miss the rotation or its gradients."""
-    for part in model.modules():
-        if _WRAPPERS.intersection(class_names(part)) or part._compiled_call_impl is not None:
-            raise ValueError(
-                f"got a {type(model).__name__} that is compiled, scripted or distributed; call add_rope first, then "
-                "compile or distribute the model"
-            )

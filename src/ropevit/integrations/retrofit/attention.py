@@ -47,18 +47,22 @@ class RotateOutput:
 
 
 @dataclass(eq=False)
-class CheckRotated:
-    """A forward pre-hook that raises if a projection of the attention layer was replaced after `add_rope`.
+class CheckHooked:
+    """A forward pre-hook that raises if a projection of the attention layer was replaced after its hook was registered.
 
-    A wrapper around a projection, such as a LoRA adapter, would add its own output without rotating it.
+    A wrapper around a projection, such as a LoRA adapter, would add its own output past the hook.
 
     Args:
         hook: The forward hook that must still be registered on each module.
         names: Names of the modules that return queries and keys.
+        caller: Function that registered the hook.
+        effect: What the hook does to the output.
     """
 
-    hook: RotateOutput
+    hook: Any
     names: Sequence[str]
+    caller: str = "add_rope"
+    effect: str = "rotated"
 
     def __call__(self, attention: nn.Module, args: Any) -> None:
         """Raise ValueError unless the hook is registered on each module that the layer is about to call."""
@@ -66,8 +70,8 @@ class CheckRotated:
         for name in self.names:
             if self.hook not in getattr(attention, name)._forward_hooks.values():
                 raise ValueError(
-                    f"{name} of a retrofitted {type(attention).__name__} was replaced after add_rope, so its output is "
-                    "not fully rotated; insert adapters first, then call add_rope"
+                    f"{name} of a retrofitted {type(attention).__name__} was replaced after {self.caller}, so its "
+                    f"output is not fully {self.effect}; insert adapters first, then call {self.caller}"
                 )
 
 
@@ -87,4 +91,4 @@ def hook_attention(
     hook = RotateOutput(rope, grid, heads)
     for name in names:
         getattr(attention, name).register_forward_hook(hook)
-    attention.register_forward_pre_hook(CheckRotated(hook, names))
+    attention.register_forward_pre_hook(CheckHooked(hook, names))

@@ -36,17 +36,25 @@ class CurrentGrid:
         """Return the positions (x, y) of the patches among `num_tokens` tokens.
 
         Raises:
+            ValueError: If `size_of` does.
+        """
+        return grid_positions(*self.size_of(num_tokens), device=device)
+
+    def size_of(self, num_tokens: int) -> tuple[int, int]:
+        """Return rows and columns of the patches among `num_tokens` tokens.
+
+        Raises:
             ValueError: If the tokens are not the prefix tokens and all patches of the grid, or if several grids fit a
                 block that is recomputed in the backward pass.
         """
         num_patches = num_tokens - self.num_prefix_tokens
-        size = self.recomputed_size(num_patches) if _in_backward() else self.size
+        size = self.recomputed_size(num_patches) if in_backward() else self.size
         if size is None or size[0] * size[1] != num_patches:
             raise ValueError(
                 f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix_tokens} prefix "
                 "tokens and one token per patch: run the whole model on images, and drop no patches"
             )
-        return grid_positions(*size, device=device)
+        return size
 
     def recomputed_size(self, num_patches: int) -> tuple[int, int] | None:
         """Return the grid of a block that is recomputed in the backward pass; None if no recent one fits."""
@@ -60,6 +68,6 @@ class CurrentGrid:
         return found[0] if found else None
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
     """Return whether autograd's backward pass is running, which recomputes checkpointed blocks."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

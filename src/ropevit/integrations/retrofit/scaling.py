@@ -1,0 +1,237 @@
+"""`set_scaling` on rotary models of this package and, in place, on those of timm and transformers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ropevit import models
+from ropevit.integrations.retrofit.grid import CurrentGrid
+from ropevit.integrations.retrofit.rotations import read_rotation
+from ropevit.integrations.retrofit.scaled_rope import ScaledRope, hook_queries, remove_hooks
+from ropevit.integrations.retrofit.towers import class_names
+from ropevit.integrations.retrofit.wrappers import refuse_wrapped
+from ropevit.models.base import BaseModel
+from ropevit.models.config import as_pair
+from ropevit.rope import grid_positions
+from ropevit.rope.scaling import CoordinateJitter, Scaling, parse_override, parse_scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryTower:
+    """One class of rotary vision transformers: where its rotary embedding and its attention layers are."""
+
+    rope: str
+    """Name of its rotary embedding."""
+    blocks: str
+    """Path of the list of blocks."""
+    attention: str
+    """Name of the attention layer in a block."""
+    queries: str
+    """Name of the module in an attention layer that returns the queries, before they are rotated."""
+    num_prefix_tokens: Callable[[Any], int]
+    """Returns the number of tokens in front of the patches, given the model."""
+    trained_grid: Callable[[Any], tuple[int, int]]
+    """Returns rows and columns of patches in training, given the model; raises ValueError if the model contradicts
+    itself."""
+    find: Callable[[Any], ScaledRope | None]
+    """Returns what `insert` put into a rotary embedding, if anything."""
+    insert: Callable[[Any, ScaledRope], None]
+    """Puts a scaled rotary embedding in the place of the library's own, given that."""
+    remove: Callable[[Any], None]
+    """Takes it out again."""
+    check_factor: Callable[[Any], None] = lambda _: None
+    """Raises ValueError for a model whose attention leaves no room for an attention factor."""
+
+
+def _timm_grid(model: Any) -> tuple[int, int]:
+    """Return the grid that a model of timm was built for; it must be that of its pretrained weights, if it has any."""
+    grid, patch = tuple(model.patch_embed.grid_size), model.patch_embed.patch_size
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, grid[0] * patch[0], grid[1] * patch[1]))
+    pretrained = size[-2] // patch[0], size[-1] // patch[1]
+    if grid != pretrained:
+        raise ValueError(
+            f"got {type(model).__name__} for {grid[0]} x {grid[1]} patches, with pretrained weights for "
+            f"{pretrained[0]} x {pretrained[1]}; give the one of its training as trained_grid=(rows, columns)"
+        )
+    return pretrained
+
+
+def _check_patch_drop(model: Any) -> None:
+    """Refuse patch dropout, which changes the number of tokens."""
+    if model.patch_drop is not None:
+        raise ValueError(
+            f"got {type(model).__name__} with patch_drop_rate above 0, which leaves no room for an attention factor "
+            "(log, entropy, yarn); build it with patch_drop_rate=0, or choose another scaling method"
+        )
+
+
+def _find_timm(rope: Any) -> ScaledRope | None:
+    """Return the object whose method stands in the place of timm's."""
+    return getattr(vars(rope).get("get_embed"), "__self__", None)
+
+
+def _insert_timm(rope: Any, scaled: ScaledRope) -> None:
+    """Put our method in the place of timm's, on this module alone."""
+    rope.get_embed = scaled.get_embed
+
+
+def _remove_timm(rope: Any) -> None:
+    """Uncover timm's method."""
+    vars(rope).pop("get_embed", None)
+
+
+def _find_transformers(rope: Any) -> ScaledRope | None:
+    """Return the object whose method is a forward hook."""
+    found = (getattr(hook, "__self__", None) for hook in rope._forward_hooks.values())
+    return next((each for each in found if isinstance(each, ScaledRope)), None)
+
+
+def _insert_transformers(rope: Any, scaled: ScaledRope) -> None:
+    """Register our method as a forward hook."""
+    rope.register_forward_hook(scaled.replace_output)
+
+
+def _remove_transformers(rope: Any) -> None:
+    """Remove our forward hook."""
+    for key, hook in list(rope._forward_hooks.items()):
+        if isinstance(getattr(hook, "__self__", None), ScaledRope):
+            del rope._forward_hooks[key]
+
+
+_EVA = RotaryTower(
+    rope="rope",
+    blocks="blocks",
+    attention="attn",
+    queries="q_norm",
+    num_prefix_tokens=lambda model: model.num_prefix_tokens,
+    trained_grid=_timm_grid,
+    find=_find_timm,
+    insert=_insert_timm,
+    remove=_remove_timm,
+    check_factor=_check_patch_drop,
+)
+_DINOV3 = RotaryTower(
+    rope="rope_embeddings",
+    blocks="model.layer",
+    attention="attention",
+    queries="q_proj",
+    num_prefix_tokens=lambda model: 1 + model.config.num_register_tokens,
+    trained_grid=lambda model: (model.rope_embeddings.num_patches_h, model.rope_embeddings.num_patches_w),
+    find=_find_transformers,
+    insert=_insert_transformers,
+    remove=_remove_transformers,
+)
+_DINOV3_MODULE = "transformers.models.dinov3_vit.modeling_dinov3_vit"
+
+#: Full name of a class -> where its parts are; a subclass takes the row of the class that it derives from.
+_ROTARY_TOWERS = {
+    "timm.models.eva.Eva": _EVA,
+    f"{_DINOV3_MODULE}.DINOv3ViTModel": _DINOV3,
+    f"{_DINOV3_MODULE}.DINOv3ViTBackbone": _DINOV3,
+}
+
+_SUPPORTED = (
+    "models of this package, timm's Eva (DINOv3, EVA-02, Perception Encoder, vit_*_rope_*) and transformers' DINOv3 ViT"
+)
+
+
+def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, int] | None = None) -> None:
+    """Set RoPE scaling for grids larger than the trained one, also in rotary models of timm and transformers, in place.
+
+    >>> ropevit.set_scaling(timm.create_model("vit_small_patch16_dinov3", dynamic_img_size=True), "parts+log")
+
+    Their modules, parameters and `state_dict` stay as they are. At other sizes than that of training the scaling
+    replaces the interpolation of positions that some families have: `normalize` is what DINOv3 does. Their own
+    augmentation of coordinates in training is kept, unless the scaling has jitter.
+
+    Args:
+        model: A model of this package, an `Eva` of timm with RoPE, or a DINOv3 ViT of transformers, or a module that
+            contains some, such as a backbone or a wrapper.
+        scaling: Names of scaling methods (`ropevit.rope.scaling.SCALING_METHODS`) joined by +; None or "none" for none.
+        trained_grid: Rows and columns of tokens that attended to each other in training; None takes that of the
+            model: of its config, or of the image size that it was built for.
+
+    Raises:
+        ValueError: If a scaling method is unknown, the module contains no such model, its rotation or its attention
+            leaves no room for the scaling, its image size and its pretrained weights have different grids, or it is
+            compiled or distributed. The model is then unchanged.
+    """
+    scaling = None if scaling is None else parse_override(scaling)
+    towers = list(_find_towers(model))
+    ours = any(isinstance(part, BaseModel) for part in model.modules())
+    if not towers and not ours:
+        raise ValueError(f"got {type(model).__name__}; set_scaling supports {_SUPPORTED}")
+    if towers:
+        refuse_wrapped(model, "set_scaling")
+    found = [_scaled_rope(part, tower, scaling, trained_grid) for part, tower in towers]
+    if ours:
+        models.set_scaling(model, scaling, trained_grid)
+    for (part, tower), scaled in zip(towers, found, strict=True):
+        _put(part, tower, scaled)
+
+
+def _find_towers(model: nn.Module) -> Iterator[tuple[Any, RotaryTower]]:
+    """Yield the rotary vision transformers of other libraries in a model, and where their parts are."""
+    for part in model.modules():
+        name = next((name for name in class_names(part) if name in _ROTARY_TOWERS), None)
+        if name is not None:
+            yield part, _ROTARY_TOWERS[name]
+
+
+def _scaled_rope(
+    model: Any, tower: RotaryTower, scaling: str | None, trained_grid: tuple[int, int] | None
+) -> ScaledRope | None:
+    """Build the scaled rotary embedding of a vision transformer, which is left as it is; None for no scaling.
+
+    Raises:
+        ValueError: If `set_scaling` does.
+    """
+    rope = getattr(model, tower.rope, None)
+    if rope is None:
+        raise ValueError(f"got {type(model).__name__} without RoPE; there is nothing to scale")
+    if scaling is None:
+        return None
+    try:
+        rotation = read_rotation(rope, class_names(rope)[0])
+        methods = parse_scaling(scaling, _trained_grid(model, tower, trained_grid))
+        if _has_factor(methods):
+            tower.check_factor(model)
+            for block in model.get_submodule(tower.blocks):
+                block.get_submodule(f"{tower.attention}.{tower.queries}")
+    except AttributeError as error:
+        raise ValueError(
+            f"got {type(model).__name__} without what set_scaling looks for ({error}): its library has another version "
+            "than those in docs/scaling.md; install one of those"
+        ) from error
+    if rotation.augmentation and not any(isinstance(method, CoordinateJitter) for method in methods.methods):
+        methods = replace(methods, methods=(*methods.methods, rotation.augmentation))
+    return ScaledRope(rope, rotation, methods, CurrentGrid(tower.num_prefix_tokens(model)))
+
+
+def _trained_grid(model: Any, tower: RotaryTower, given: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the given grid, or that of the scaling which the model has, or that of the model."""
+    if given is not None:
+        return as_pair(given, "trained_grid")
+    before = tower.find(getattr(model, tower.rope))
+    return tower.trained_grid(model) if before is None else before.scaling.trained_grid
+
+
+def _has_factor(scaling: Scaling) -> bool:
+    """Return whether scaling methods give an attention factor."""
+    return scaling(grid_positions(2, 2), torch.ones(2, 1)).attention_factor is not None
+
+
+def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
+    """Put a scaled rotary embedding into a vision transformer, or take the one in it out."""
+    rope, blocks = getattr(model, tower.rope), model.get_submodule(tower.blocks)
+    tower.remove(rope)
+    remove_hooks(blocks)
+    if scaled is None:
+        return
+    tower.insert(rope, scaled)
+    if _has_factor(scaled.scaling):
+        for block in blocks:
+            hook_queries(getattr(block, tower.attention), tower.queries, scaled)
