@@ -76,6 +76,27 @@ def video(model, _):
     replace(model.config, frames=4)
 
 
+def adapted(model, folder):
+    peft = pytest.importorskip("peft")
+    images, before = torch.randn(2, 3, 48, 80), {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(images)
+    lora = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["qkv"], modules_to_save=["head"]))
+    assert torch.equal(lora.eval()(images), expected)  # adapters start at 0
+    learned = [parameter for parameter in lora.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        for _ in range(2):
+            torch.nn.functional.cross_entropy(lora.train()(images), torch.tensor([0, 1])).backward()
+            torch.optim.SGD(learned, 0.05).step()
+    found = lora.eval()(images)
+    assert (found - expected).abs().max() > 1e-3
+    merged = lora.merge_and_unload()
+    torch.testing.assert_close(merged(images), found, rtol=1e-4, atol=1e-4)
+    changed = {name for name, value in merged.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("head.") or name.endswith("qkv.weight")}
+    loaded, _ = ropevit.load_model(ropevit.save_model(folder / "merged.safetensors", merged))
+    assert torch.equal(loaded.eval()(images), merged(images))
+
+
 def in_timm(model, _):
     """Return whether a model of this family is registered: one with its convention of rotation."""
     registered = [get_config(name.removeprefix("ropevit_")) for name in timm.list_models("ropevit_*")]
@@ -83,7 +104,7 @@ def in_timm(model, _):
     return model.config.rope_convention in [getattr(config, "rope_convention", None) for config in registered]
 
 
-CHECKS = [any_size, packed, scaled, drawn, exported, to_transformers, dense, video, in_timm]
+CHECKS = [any_size, packed, scaled, drawn, exported, to_transformers, adapted, dense, video, in_timm]
 
 
 def cases():
