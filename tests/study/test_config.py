@@ -7,6 +7,7 @@ import pytest
 from ropevit.models.positions import position_label, position_style
 from ropevit.study.config import StudyConfig, check_model
 from ropevit.study.events import Run
+from ropevit.study.settings import STORED_NAMES
 
 
 def test_options_replace_the_preset_of_every_panel():
@@ -51,7 +52,9 @@ def test_the_config_survives_json_with_the_settings_of_each_panel():
     stored = config.to_dict()
     assert json.loads(json.dumps(stored)) == stored
     assert stored["settings"]["zoom"]["steps"] == config.settings("zoom").steps
-    assert stored.keys() - {"settings"} == {field.name for field in fields(StudyConfig)}
+    names = {STORED_NAMES.get(field.name, field.name) for field in fields(StudyConfig)}
+    assert stored.keys() - {"settings"} == names
+    assert "families" in names  # of rope_types, as in older files
 
 
 @pytest.mark.parametrize(
