@@ -277,7 +277,7 @@ def retrofit_table() -> list[str]:
     rows = []
     for arm in ("mixed", "axial"):
         cells = [str(interval(list(paired(found[arm, size], found["ape", size]).values()))) for size in sizes]
-        rows.append([f'`add_rope(kind="{arm}")` over the control', *cells])
+        rows.append([f'`add_rope(rope_type="{arm}")` over the control', *cells])
     return table(["top-1 (%)", *map(str, sizes)], rows)
 
 

@@ -2,13 +2,13 @@
 
     python benchmarks/retrofit.py                     # three seeds on the test images; about ten minutes of one core
     python benchmarks/retrofit.py --quick             # seconds: a smoke test; its results mean nothing
-    python benchmarks/retrofit.py --search            # choose kind and learning rate, on held-out training images
+    python benchmarks/retrofit.py --search            # choose rope type and learning rate, on held-out training images
     python benchmarks/retrofit.py --show              # print the table of existing results
 
 A small `VisionTransformer` of timm is trained on the embedded images at 28 pixels (panel `zoom` of `ropevit study`).
 Then each arm is fine-tuned from those weights, with the same images in the same order for equally many steps: without
-rotation (`ape`, the control), with `add_rope(kind="mixed")`, and with `kind="axial"`. All are evaluated at sizes below
-and above 28. Finished arms are skipped: each adds rows to results/retrofit.csv (retrofit_search.csv), from
+rotation (`ape`, the control), with `add_rope(rope_type="mixed")`, and with `rope_type="axial"`. All are evaluated at
+sizes below and above 28. Finished arms are skipped: each adds rows to results/retrofit.csv (retrofit_search.csv), from
 which results/retrofit.png is drawn.
 """
 
@@ -37,14 +37,18 @@ COLUMNS = ["split", "seed", "arm", "rope_lr", "steps", "size", "accuracy"]
 #: Learning rate of frequencies and gates, relative to that of the other weights; --search compares values.
 ROPE_LR = 10.0
 ARMS = [("before", 1.0), ("ape", 1.0), ("mixed", ROPE_LR), ("axial", ROPE_LR)]
-SEARCH = [("before", 1.0), ("ape", 1.0), *((kind, rate) for kind in ("mixed", "axial") for rate in (1.0, 10.0, 50.0))]
+SEARCH = [
+    ("before", 1.0),
+    ("ape", 1.0),
+    *((rope_type, rate) for rope_type in ("mixed", "axial") for rate in (1.0, 10.0, 50.0)),
+]
 
 STYLES = {"before": ("#999999", "x"), "ape": ("#D55E00", "s"), "mixed": ("#009E73", "o"), "axial": ("#0072B2", "^")}
 LABELS = {
     "before": "pretrained, absolute embedding",
     "ape": "fine-tuned without rotation",
-    "mixed": 'add_rope(kind="mixed"), fine-tuned',
-    "axial": 'add_rope(kind="axial"), fine-tuned',
+    "mixed": 'add_rope(rope_type="mixed"), fine-tuned',
+    "axial": 'add_rope(rope_type="axial"), fine-tuned',
 }
 
 
@@ -87,7 +91,7 @@ def run_seed(path: Path, seed: int, arms: list[tuple[str, float]], quick: bool, 
     for arm, rate in missing:
         model = copy.deepcopy(pretrained)
         if arm in ("mixed", "axial"):
-            ropevit.add_rope(model, kind=arm)
+            ropevit.add_rope(model, rope_type=arm)
         if arm != "before":
             train_model(model, second, seed + 1000, rate)
         scores = evaluate(model, second)

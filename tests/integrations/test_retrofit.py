@@ -34,21 +34,21 @@ def build(name: str) -> nn.Module:
     return MODELS[name][0]()
 
 
-def add_random_rope(model: nn.Module, kind: str = "mixed") -> nn.Module:
+def add_random_rope(model: nn.Module, rope_type: str = "mixed") -> nn.Module:
     """Add RoPE with random frequencies or gates, as after training."""
-    add_rope(model, kind)
+    add_rope(model, rope_type)
     with torch.no_grad():
         for parameter in rope_parameters(model).values():
             parameter.normal_()
     return model
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_add_rope_leaves_the_outputs_unchanged_bit_for_bit(name, size, kind):
+def test_add_rope_leaves_the_outputs_unchanged_bit_for_bit(name, size, rope_type):
     model, x = build(name), images(*size)
     before = run(model, x)
-    assert add_rope(model, kind) is model
+    assert add_rope(model, rope_type) is model
     assert torch.equal(run(model, x), before)
 
 
@@ -59,10 +59,10 @@ def test_torchvisions_fused_inference_differs_by_rounding_only():
         assert_close(add_rope(model)(x), before)
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_each_layer_rotates_queries_and_keys_by_the_patch_grid_of_the_images(name, size, kind):
-    model = add_random_rope(build(name), kind)
+def test_each_layer_rotates_queries_and_keys_by_the_patch_grid_of_the_images(name, size, rope_type):
+    model = add_random_rope(build(name), rope_type)
     layer = model.get_submodule(MODELS[name][1].format(1))
     seen = []
 
@@ -73,7 +73,9 @@ def test_each_layer_rotates_queries_and_keys_by_the_patch_grid_of_the_images(nam
     run(model, images(*size))
     x, out = seen[0]
     q, k, v = projections(layer, x)
-    frequencies = layer.rope.freqs if kind == "mixed" else layer.rope.freqs[:, None] * layer.rope.gate.tanh()[:, None]
+    frequencies = (
+        layer.rope.freqs if rope_type == "mixed" else layer.rope.freqs[:, None] * layer.rope.gate.tanh()[:, None]
+    )
     positions = grid_positions(size[0] // 4, size[1] // 4)
     q, k = rotate(q, k, positions, frequencies, num_prefix_tokens=MODELS[name][2])
     scores = (q @ k.mT / CHANNELS**0.5).softmax(-1)
@@ -96,9 +98,9 @@ def projections(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [q, k, v]
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
-def test_outputs_depend_on_relative_positions_only(kind, monkeypatch):
-    model, x = add_random_rope(timm_vit(class_token=False, global_pool="avg"), kind), images(12, 20)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
+def test_outputs_depend_on_relative_positions_only(rope_type, monkeypatch):
+    model, x = add_random_rope(timm_vit(class_token=False, global_pool="avg"), rope_type), images(12, 20)
     before = model(x)
     shift = torch.tensor([5.0, -3.0])
     monkeypatch.setattr(grid, "grid_positions", lambda *size, device: grid_positions(*size, device=device) + shift)
@@ -107,10 +109,10 @@ def test_outputs_depend_on_relative_positions_only(kind, monkeypatch):
     assert not torch.allclose(model(x), before, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_rope_parameter_has_a_nonzero_gradient_at_initialization(name, kind):
-    model = add_rope(build(name), kind)
+def test_every_rope_parameter_has_a_nonzero_gradient_at_initialization(name, rope_type):
+    model = add_rope(build(name), rope_type)
     run(model, images(16, 16)).square().sum().backward()
     rope = rope_parameters(model)
     assert len(rope) == 2
@@ -128,20 +130,20 @@ def test_the_gradient_of_a_score_at_initialization_is_that_of_the_docs():
     assert_close(frequency.grad[:, 0], (q1 * k2 - q2 * k1) * (positions[0] - positions[1]))
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_state_dict_with_rope_loads_only_after_add_rope(name, kind):
+def test_a_state_dict_with_rope_loads_only_after_add_rope(name, rope_type):
     model, x = build(name), images(16, 16)
     old = set(model.state_dict())
-    state = add_random_rope(model, kind).state_dict()
+    state = add_random_rope(model, rope_type).state_dict()
     new = {key.rpartition(".")[2] for key in set(state) - old}
     assert old < set(state)
-    assert new == ({"freqs"} if kind == "mixed" else {"freqs", "gate"})
+    assert new == ({"freqs"} if rope_type == "mixed" else {"freqs", "gate"})
     other = build(name)
     other.load_state_dict({key: state[key] for key in old})  # as the original would have been
     with pytest.raises(RuntimeError, match=r"Unexpected key.*rope\.freqs"):
         other.load_state_dict(state)
-    add_rope(other, kind).load_state_dict(state)
+    add_rope(other, rope_type).load_state_dict(state)
     assert torch.equal(run(other, x), run(model, x))
 
 
@@ -172,9 +174,9 @@ def test_copies_have_their_own_rope_parameters(name):
     assert torch.equal(run(model, x), before)
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
-def test_angles_stay_float32_when_the_model_is_cast(kind):
-    model, x = add_random_rope(timm_vit(), kind), images(16, 24)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
+def test_angles_stay_float32_when_the_model_is_cast(rope_type):
+    model, x = add_random_rope(timm_vit(), rope_type), images(16, 24)
     before = model(x)
     model.bfloat16()
     rotation = {**model.blocks[0].attn.rope.state_dict()}
@@ -285,7 +287,7 @@ def test_unsupported_models_are_refused_unchanged_with_a_one_line_message():
             add_rope(model)
         assert "\n" not in str(error.value)
         assert list(model.state_dict()) == before
-    with pytest.raises(ValueError, match="got kind='spiral'; choose one of mixed, axial"):
+    with pytest.raises(ValueError, match="got rope_type='spiral'; choose one of mixed, axial"):
         add_rope(timm_vit(), "spiral")
 
 
@@ -332,10 +334,10 @@ def test_the_replacement_of_multihead_attention_refuses_masks_weights_and_cross_
         layer(x, x, x + 1, need_weights=False)
 
 
-@pytest.mark.parametrize("kind", ROPE_FACTORIES)
+@pytest.mark.parametrize("rope_type", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_offloaded_rope_modules_still_rotate(name, kind):
-    model, given = add_random_rope(build(name), kind), images(*sizes(name)[0])
+def test_offloaded_rope_modules_still_rotate(name, rope_type):
+    model, given = add_random_rope(build(name), rope_type), images(*sizes(name)[0])
     expected = run(model, given)
     for rope in [part for part in model.modules() if isinstance(part, MixedRope | GatedAxialRope)]:
         offload(rope)

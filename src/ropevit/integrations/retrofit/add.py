@@ -25,13 +25,13 @@ def axial(heads: int, channels: int, device: Any) -> RetrofitRope:
     return GatedAxialRope(channels, heads).to(device)
 
 
-#: kind -> function (heads, channels per head, device) that builds the rotation of one layer
+#: rope type -> function (heads, channels per head, device) that builds the rotation of one layer
 ROPE_FACTORIES = {"mixed": mixed, "axial": axial}
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def add_rope(model: Model, kind: str = "mixed") -> Model:
+def add_rope(model: Model, rope_type: str = "mixed") -> Model:
     """Add RoPE to every attention layer of a pretrained vision transformer.
 
     All angles start at 0, so outputs are unchanged until the model is fine-tuned. The absolute position embedding is
@@ -42,20 +42,20 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     Args:
         model: A `VisionTransformer` of timm, torchvision or open_clip, or a ViT, DeiT, CLIP vision model or DINOv2 of
             transformers, alone or inside another model. It is changed in place.
-        kind: "mixed": learned frequencies that start at 0. "axial": fixed frequencies (theta 100), scaled by a learned
-            gate per head that starts at 0.
+        rope_type: "mixed": learned frequencies that start at 0. "axial": fixed frequencies (theta 100), scaled by a
+            learned gate per head that starts at 0.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: If the kind or the model is not supported, the model has RoPE already, is compiled or distributed,
-            or its channels per head are not a multiple of 4. The model is then unchanged.
+        ValueError: If the rope type or the model is not supported, the model has RoPE already, is compiled or
+            distributed, or its channels per head are not a multiple of 4. The model is then unchanged.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; docs/retrofit.md derives the initialization.
     """
-    if kind not in ROPE_FACTORIES:
-        raise ValueError(f"got kind={kind!r}; choose one of {', '.join(ROPE_FACTORIES)}")
+    if rope_type not in ROPE_FACTORIES:
+        raise ValueError(f"got rope_type={rope_type!r}; choose one of {', '.join(ROPE_FACTORIES)}")
     refuse_wrapped(model, "add_rope")
     towers = [(part, tower) for part in model.modules() if (tower := find_tower(part)) is not None]
     for part in [part for part, _ in towers] or [model]:  # a language model beside the tower may have RoPE
@@ -65,7 +65,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     for part, tower in towers:
         find_attention(part, tower)  # raises before any tower is changed
     for part, tower in towers:
-        add_to_tower(part, tower, ROPE_FACTORIES[kind])
+        add_to_tower(part, tower, ROPE_FACTORIES[rope_type])
     return model
 
 
