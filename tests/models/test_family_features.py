@@ -12,7 +12,8 @@ import ropevit.integrations.timm
 from ropevit.cli import main
 from ropevit.integrations.export import export_torch
 from ropevit.models import get_config, set_scaling
-from ropevit.models.dense import DenseViTConfig
+from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
+from ropevit.weights import load_dense_weights
 from weights.families import fill, our_model
 
 MODELS = {
@@ -69,7 +70,11 @@ def to_transformers(model, _):
 
 
 def dense(model, _):
-    DenseViTConfig(body=model.config)
+    plain = PyramidConfig(scales=(1,), channels=None)
+    backbone, images = DenseViT(DenseViTConfig(body=model.config, pyramid=plain)).eval(), torch.randn(1, 3, 48, 80)
+    load_dense_weights(backbone, model.state_dict())
+    wanted = model.forward_intermediates(images, [-1], norm=True)
+    torch.testing.assert_close(backbone(images).features, wanted, rtol=1e-4, atol=1e-4)
 
 
 def video(model, _):

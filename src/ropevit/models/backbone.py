@@ -36,6 +36,8 @@ class Backbone(nn.Module, Generic[BodyT]):
     """Stride of each map in pixels."""
     channels: tuple[int, ...]
     """Channels of each map."""
+    frozen: bool = False
+    """Whether the body is frozen; `freeze` changes it."""
 
     def __init__(self, body: BodyT):
         super().__init__()
@@ -44,6 +46,21 @@ class Backbone(nn.Module, Generic[BodyT]):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Enable activation checkpointing: keep only the input of each block and recompute the rest."""
         self.body.set_grad_checkpointing(enable)
+
+    def freeze(self) -> None:
+        """Freeze the body for a training: no gradients, and eval mode whatever `train` sets; other layers still learn.
+
+        As neither its weights nor images need gradients, no activations of the body are kept.
+        """
+        self.frozen = True
+        self.body.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode, except for a frozen body."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
 
     def no_weight_decay(self) -> set[str]:
         """Return parameters without weight decay besides biases and norms: embeddings, bias tables, learned RoPE."""

@@ -251,9 +251,17 @@ def embed_images(
         valid: True for image tokens, which lie at the top left; the result is meaningless elsewhere.
     """
     count, h, w = valid.shape
-    sides = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1)
     positions = grid_positions(h, w, device=valid.device).expand(count, -1, -1)
-    return sample_embedding(embedding, grid, positions, sides.to(positions.dtype).unsqueeze(1).expand_as(positions))
+    return sample_embedding(embedding, grid, positions, image_grids(valid).unsqueeze(1).expand_as(positions))
+
+
+def image_grids(valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
+    """Return the columns and rows of each image of a padded batch, at least 1.
+
+    Args:
+        valid: True for image tokens, which lie at the top left.
+    """
+    return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1).float()
 
 
 def _cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

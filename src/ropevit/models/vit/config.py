@@ -149,6 +149,11 @@ class ViTConfig(ModelConfig):
             )
 
     @property
+    def is_foreign(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it is a model of other authors, with a rotation convention of its own."""
+        return self.rope_convention != ViTConfig.rope_convention
+
+    @property
     def allows_three_axes(self) -> bool:
         """Whether the RoPE type supports three axes: x, y and t."""
         return self.rope is not None and 3 in ROPE_TYPES[self.rope].axes

@@ -21,7 +21,6 @@ from ropevit.models.pyramid import PyramidConfig, SimpleFeaturePyramid, zero_pad
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, key_mask
-from ropevit.rope import RopeConvention
 
 #: Image size in pixels for which the relative position bias of global blocks is learned.
 _RELATIVE_SIZE = 1024
@@ -36,16 +35,21 @@ class DenseViTConfig:
     """
 
     body: ViTConfig
-    """The classifier from which the body is taken, such as `get_config("rope_mixed_deit_base_patch16_LS")`; its class
-    token, registers and head are removed."""
+    """The classifier from which the body is taken, such as `get_config("rope_mixed_deit_base_patch16_LS")`; its head
+    is removed."""
+    prefix_tokens: bool | None = None
+    """Keep class token and registers beside the patches, in blocks that all have global attention. None keeps them for
+    models of other authors (with a `rope_convention`), whose patches attend to them, and removes them otherwise."""
     window: int = 14
     """Side of a window in tokens; 14 is the grid of pre-training at 224 pixels."""
     global_attn_indexes: tuple[int, ...] | None = None
-    """Blocks with global attention; None for the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24)."""
+    """Blocks with global attention; None for the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24), or for
+    all with `prefix_tokens`."""
     out_indices: tuple[int, ...] | None = None
     """Blocks whose outputs feed the pyramid: one for all levels, or one per level; None for the last block."""
-    final_norm: bool = False
-    """Apply the classifier's final norm to the tokens."""
+    final_norm: bool | None = None
+    """Apply the classifier's final norm to the tokens of each output block; None does so for models of other authors,
+    as they do, unless theirs follows the pooling."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     """Config of the feature pyramid."""
     mask_padding: bool = False
@@ -57,12 +61,6 @@ class DenseViTConfig:
     def __post_init__(self):
         if self.body.is_video:
             raise ValueError(f"got a body with frames={self.body.frames}; a dense backbone takes models of images")
-        if self.body.rope_convention != RopeConvention():
-            raise ValueError(
-                f"got a body with {self.body.rope_convention}; a dense backbone would need class token and registers, "
-                "as these weights have, and the coordinates of each image of a padded batch: use forward_intermediates "
-                "for maps of this model"
-            )
         if self.window < 1:
             raise ValueError(f"got window={self.window}; expected a side of at least 1 token")
         for name in ("global_attn_indexes", "out_indices"):
@@ -74,8 +72,38 @@ class DenseViTConfig:
                 raise ValueError(f"got {name}={tuple(blocks)}; expected blocks from 0 to {self.body.depth - 1}")
         if self.relative_bias and self.body.distance is not None:
             raise ValueError(f"got relative_bias=True for {self.body.position}, a bias itself; take one of them")
+        self.check_family()
         self.check_out_indices()
         self.pyramid.strides(self.body.patch_size)
+
+    def check_family(self) -> None:
+        """Raise ValueError for options that prefix tokens, or the conventions of other authors, do not go with."""
+        if self.final_norm and self.body.pooled_norm:
+            raise ValueError("got final_norm=True for a body whose norm follows the pooling; leave it out")
+        if self.body.is_foreign and self.prefix_tokens is False:
+            raise ValueError(
+                f"got prefix_tokens=False for a body with {self.body.rope_convention}, whose patches were trained "
+                "beside them; leave it out"
+            )
+        if not self.keeps_prefix:
+            return
+        if not self.attends_everywhere:
+            raise ValueError(
+                f"got global_attn_indexes={self.global_attn_indexes} with class token and registers, to which windows "
+                "do not attend; leave it out, so that all blocks attend globally"
+            )
+        if self.relative_bias:
+            raise ValueError("got relative_bias=True with class token and registers, which have no place in it")
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether the body keeps class token and registers."""
+        return self.body.is_foreign if self.prefix_tokens is None else self.prefix_tokens
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the tokens pass the final norm of the classifier."""
+        return self.body.is_foreign and not self.body.pooled_norm if self.final_norm is None else self.final_norm
 
     def check_out_indices(self) -> None:
         """Raise ValueError unless the output blocks match the pyramid's levels and end with the last block."""
@@ -97,6 +125,8 @@ class DenseViTConfig:
         """Blocks with global attention."""
         if self.global_attn_indexes is not None:
             return frozenset(self.global_attn_indexes)
+        if self.keeps_prefix:
+            return frozenset(range(self.body.depth))
         return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
 
     @property
@@ -118,8 +148,11 @@ class DenseViTConfig:
 class DenseViT(Backbone[ViT]):
     """ViTDet backbone: feature maps at several strides for images of any size.
 
-    Blocks attend in windows of 14 x 14 tokens, except four with global attention. Images are padded with zeros at the
-    bottom and right to whole cells of the coarsest convolved map.
+    Blocks attend in windows of 14 x 14 tokens, except four with global attention; all are global beside class token and
+    registers. Images are padded with zeros at the bottom and right to whole cells of the coarsest convolved map.
+
+    Coordinates that depend on the grid (DINOv3, EVA-02, Perception Encoder) refer to the patches that begin inside each
+    image, whatever padding the batch has; with RoPE scaling, they refer to the padded batch.
 
     >>> backbone = DenseViT(DenseViTConfig(body=get_config("rope_mixed_deit_base_patch16_LS")))
     >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 256 channels each
@@ -133,10 +166,11 @@ class DenseViT(Backbone[ViT]):
     mixes_grids = True
 
     def __init__(self, config: DenseViTConfig):
-        body = ViT(replace(config.body, class_token=False, num_registers=0, pooling="avg", num_classes=0))
+        body = ViT(_headless(config))
         super().__init__(body)
         self.config = config
-        if not config.final_norm:
+        self.global_indices, self.own_grids = config.global_indices, config.body.is_foreign  # dynamo cannot trace these
+        if not config.normalizes:
             body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         if config.relative_bias:
             whole = max(_RELATIVE_SIZE // config.body.patch_size, 1)
@@ -159,11 +193,12 @@ class DenseViT(Backbone[ViT]):
         """
         patch, masked = self.config.body.patch_size, self.config.mask_padding
         check_image_batch(images, sizes, self.config.body.in_channels)
-        sizes = image_sizes(images, sizes)
+        same, sizes = sizes is None, image_sizes(images, sizes)
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
         h, w = images.shape[2] // patch, images.shape[3] // patch
-        real = make_pixel_mask(sizes, h, w, patch) if masked else None
-        tokens = self.body(images, method=self.run_body, valid=real)
+        inside = make_pixel_mask(sizes[:1] if same and not masked else sizes, h, w, patch)
+        real = inside if masked else None
+        tokens = self.body(images, method=self.run_body, valid=real, inside=inside)
         features = [x.transpose(1, 2).unflatten(2, (h, w)) for x in tokens]
         features = [zero_padding(x, real) for x in features] if real is not None else features
         levels = self.strides[: len(self.config.pyramid.scales)]
@@ -171,14 +206,21 @@ class DenseViT(Backbone[ViT]):
         return with_masks(self.pyramid(features, keep), sizes, self.strides)
 
     def run_body(
-        self, body: ViT, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
+        self,
+        body: ViT,
+        images: Float[Tensor, "B c H W"],
+        *,
+        valid: Bool[Tensor, "B h w"] | None,
+        inside: Bool[Tensor, "b h w"] | None = None,
     ) -> list[Float[Tensor, "B N C"]]:
-        """Return the tokens after the output blocks; called by `body(..., method=)`.
+        """Return the patch tokens after the output blocks; called by `body(..., method=)`.
 
         Args:
             body: The body.
             images: Images that the patches tile.
             valid: Mask of tokens that may be attended to; None for all, including the zero padding of windows.
+            inside: Mask of the patches of each image, or one for all images, whose grid the coordinates refer to; None
+                for that of the batch.
         """
         config = self.config
         if valid is not None and body.scaling is not None:
@@ -186,17 +228,27 @@ class DenseViT(Backbone[ViT]):
                 f"got mask_padding=True with scaling={body.config.scaling!r}; RoPE scaling uses the grid of the batch, "
                 "and every image has its own: remove one of them"
             )
-        tokens, positions = body.embed(images, valid)
+        grids = inside if self.own_grids and body.scaling is None else valid
+        tokens, positions = body.embed(images, grids)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         partition = WindowPartition(h, w, config.window, valid)
-        partitions = [None if index in config.global_indices else partition for index in range(config.body.depth)]
-        states = body.run_blocks(tokens, positions, None if valid is None else _whole_rows(valid), partitions, (h, w))
-        return [body.norm(x) for index, x in enumerate(states) if index in config.output_blocks]
+        partitions = [None if index in self.global_indices else partition for index in range(config.body.depth)]
+        rows = None if valid is None else _whole_rows(valid, body.num_prefix_tokens)
+        states = body.run_blocks(tokens, positions, rows, partitions, (h, w))
+        return [
+            body.norm(x[:, body.num_prefix_tokens :]) for index, x in enumerate(states) if index in config.output_blocks
+        ]
 
 
-def _whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:
-    """Return sequence ids of unpacked rows, one image each, with a mask of the valid tokens."""
-    keys = valid.flatten(1)
+def _headless(config: DenseViTConfig) -> ViTConfig:
+    """Return the config of the body: without a head and, unless they are kept, class token and registers."""
+    without = {} if config.keeps_prefix else {"class_token": False, "num_registers": 0, "embed_prefix": False}
+    return replace(config.body, pooling="avg", num_classes=0, **without)
+
+
+def _whole_rows(valid: Bool[Tensor, "B h w"], num_prefix_tokens: int) -> SequenceIds:
+    """Return sequence ids of unpacked rows, one image each, with a mask of the prefix and the valid tokens."""
+    keys = torch.cat([valid.new_ones(len(valid), num_prefix_tokens), valid.flatten(1)], dim=1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
     return SequenceIds(image, key_mask(keys), len(keys), shared=False)
 

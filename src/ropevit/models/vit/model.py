@@ -16,6 +16,7 @@ from ropevit.models.packed import (
     belongs_to,
     embed_images,
     encode_isolated,
+    image_grids,
     mean_patch,
     pack,
     sample_embedding,
@@ -100,14 +101,14 @@ class ViT(BaseModel[ViTConfig]):
         return int(self.config.class_token) + self.config.num_registers
 
     def embed(
-        self, images: Float[Tensor, "B c *pixels"], valid: Bool[Tensor, "B h w"] | None = None
-    ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N ndim"]]:
+        self, images: Float[Tensor, "B c *pixels"], valid: Bool[Tensor, "b h w"] | None = None
+    ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "*b N ndim"]]:
         """Embed images as tokens, prefix first, and return the positions of the patches.
 
         Args:
             images: Images that the patches tile.
-            valid: Mask of image patches, with smaller images at the top left: an absolute embedding is then resized
-                to each image instead of the batch.
+            valid: Mask of image patches, with smaller images at the top left: an absolute embedding, and coordinates
+                that depend on the grid, are then those of each image instead of the batch; one mask is for all.
 
         Raises:
             ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
@@ -123,7 +124,8 @@ class ViT(BaseModel[ViTConfig]):
         if self.num_prefix_tokens:
             x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
         x = x if self.pre_norm is None else self.pre_norm(x)
-        return x, self.rotary_positions(grid_positions(*maps.shape[2:], device=images.device))
+        positions = grid_positions(*maps.shape[2:], device=images.device)
+        return x, self.rotary_positions(positions) if valid is None else self.padded_positions(positions, valid)
 
     def prefix_tokens(self) -> Float[Tensor, "1 _ C"]:
         """Return the class and register tokens with their embedding, if any."""
@@ -146,6 +148,20 @@ class ViT(BaseModel[ViTConfig]):
         if self.scaling is not None:  # instead of the convention's own interpolation
             return convention.patch_positions(positions, grids)
         return convention.rotary_positions(positions, grids)
+
+    def padded_positions(
+        self, positions: Float[Tensor, "N 2"], valid: Bool[Tensor, "b h w"]
+    ) -> Float[Tensor, "*b N 2"]:
+        """Return the positions to rotate by of a padded batch, by the grid of each image: (N, 2) where all agree.
+
+        Args:
+            positions: Column and row of each patch of the batch.
+            valid: Mask of image patches, as in `embed`.
+        """
+        if not self.config.rope_convention.shifts_positions:
+            return positions
+        positions = positions.expand(len(valid), -1, -1)
+        return self.rotary_positions(positions, image_grids(valid).unsqueeze(1).expand_as(positions)).squeeze(0)
 
     def rotary_frequencies(self, device: torch.device, ndim: int) -> Float[Tensor, "ndim *A P"] | None:
         """Return the fixed frequencies for the positions of `rotary_positions`; None if blocks have their own."""
