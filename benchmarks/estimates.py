@@ -24,7 +24,7 @@ def row(name: str) -> str:
     step = step_of_training(find_task(name).get("recipes")[name]())
     estimate = estimate_step(step)
     cells = [f"`{name}`", " x ".join(map(str, step.size))]
-    cells += [f"{estimate.parameters / 1e6:.1f}", f"{estimate.multiply_adds / 1e9:.0f}"]
+    cells += [f"{estimate.parameters / 1e6:.1f}", f"{estimate.macs / 1e9:.0f}"]
     few = estimate.counts[0]
     cells += [f"{few}: {gib(x[0])}, +{gib(estimate.per_image(kind))}" for kind, x in estimate.peaks.items()]
     return f"| {' | '.join(cells)} |"

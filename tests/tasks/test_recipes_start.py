@@ -16,8 +16,13 @@ from ropevit.tasks.detect.train import train as train_detector
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
 from ropevit.tasks.segment.train import train as train_segmenter
 
-#: The body of a ViT or Swin, by the first letters of its name.
-BODIES = {"deit": {"width": 32, "depth": 4, "heads": 2}, "swin": {"width": 24}}
+#: The body of a ViT or Swin, by the first letters of its name, and the model that it is cut from.
+VIT = {"width": 32, "depth": 4, "heads": 2}
+BODIES = {"deit": VIT, "swin": {"width": 24}, "dino": VIT, "eva0": VIT}
+SMALLEST = {"deit": "deit_tiny", "swin": "swin_tiny", "dino": "dinov3_vits16", "eva0": "eva02_tiny_224"}
+
+#: Recipes whose parts are all among those of others.
+MIXED = ("segment/linear_eva02_base", "segment/upernet_dinov3_base", "segment/mask2former_dinov3_base")
 
 
 @pytest.mark.parametrize("recipes", [CLASSIFIERS, DETECTORS, SEGMENTERS])
@@ -76,6 +81,7 @@ def kind_of(config):
         getattr(config.model, "head", ""),
         getattr(config.model, "neck", ""),
         getattr(config.model, "out_indices", ""),
+        getattr(config, "freeze_backbone", ""),
         config.augment.auto_augment if hasattr(config.model, "size") else "",
         getattr(config, "inference", ""),
         (optim.optimizer, optim.schedule, optim.layer_decay < 1, optim.warmup_prefix, optim.ema_decay is None),
@@ -92,7 +98,7 @@ def cut_classifier(config, out):
 
 
 def cut_detector(config, out, data):
-    name = "swin_tiny" if config.model.model.startswith("swin") else "deit_tiny"
+    name = SMALLEST[config.model.model[:4]]
     dino = cut_head(
         config.model.dino, width=64, queries=20, mlp_width=32, encoder_layers=1, decoder_layers=2, denoising=4
     )
@@ -103,8 +109,9 @@ def cut_detector(config, out, data):
 
 def cut_segmenter(config, out, data):
     model = config.model
-    name = "swin_tiny" if model.model.startswith("swin") else "deit_tiny"
+    name = SMALLEST[model.model[:4]]
     heads = {
+        "linear": model.linear,
         "upernet": cut_head(model.upernet, channels=16, auxiliary_channels=16),
         "mask2former": cut_head(
             model.mask2former,
@@ -112,7 +119,7 @@ def cut_segmenter(config, out, data):
             points=64,
         ),
     }  # fmt: skip
-    out_indices = None if name == "swin_tiny" else (0, 1, 2, 3)
+    out_indices = None if name == "swin_tiny" or model.head == "linear" else (0, 1, 2, 3)
     model = replace(
         model, model=name, init=None, out_indices=out_indices, **{model.head: heads[model.head]}, **BODIES[name[:4]]
     )
@@ -150,7 +157,9 @@ def test_detectors(name, tmp_path, sets):
     check(tmp_path)
 
 
-@pytest.mark.parametrize("name", once(SEGMENTERS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if name in MIXED else []) for name in once(SEGMENTERS)]
+)
 def test_segmenters(name, tmp_path, sets):
     train_segmenter(cut_segmenter(SEGMENTERS[name](), tmp_path, sets / "ade"))
     check(tmp_path)
@@ -159,4 +168,4 @@ def test_segmenters(name, tmp_path, sets):
 def test_all_kinds_are_among_them():
     assert {"deit3_small", "swin_tiny", "fashion"} <= set(once(CLASSIFIERS))
     assert {"detect/dino_vitdet_base", "detect/dino_swin_tiny_5scale"} <= set(once(DETECTORS))
-    assert {"segment/upernet_vit_base_mmseg", "segment/mask2former_swin_tiny"} <= set(once(SEGMENTERS))
+    assert {"segment/upernet_vit_base_mmseg", "segment/mask2former_swin_tiny", *MIXED} <= set(once(SEGMENTERS))

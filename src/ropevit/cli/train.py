@@ -13,6 +13,7 @@ from rich.text import Text
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
+from ropevit.models.architectures import VARIANTS
 from ropevit.models.registry import MODELS, split_model_name
 from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
@@ -98,11 +99,16 @@ def read_config(arguments: Sequence[str]) -> Training:
 def _split_model(options: Sequence[str]) -> list[str]:
     """Replace a registered model after --model by its variant and position embedding.
 
+    A variant that is registered with one position embedding alone, such as dinov3_vitb16, brings that, too.
+
     Raises:
         ValueError: If --position asks for another embedding than the model's.
     """
     words = [part for word in options for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if "--model" not in words[:-1] or (name := words[words.index("--model") + 1]) not in MODELS:
+    name = words[words.index("--model") + 1] if "--model" in words[:-1] else ""
+    if name in VARIANTS and len(VARIANTS[name][1].names) == 1 and "--position" not in words:
+        return [*words, "--position", VARIANTS[name][1].original]
+    if name not in MODELS:
         return list(options)
     variant, position = split_model_name(name)
     asked = words[words.index("--position") + 1] if "--position" in words[:-1] else position

@@ -103,9 +103,10 @@ def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32
     return live.peak
 
 
-def count_weights(build: Build) -> int:
-    """Count the parameters of a model without allocating it."""
-    return sum(parameter.numel() for parameter in _build_meta(build).parameters())
+def count_weights(build: Build, trainable: bool = False) -> int:
+    """Count the parameters of a model, or those alone that a training changes, without allocating it."""
+    found = _build_meta(build).parameters()
+    return sum(parameter.numel() for parameter in found if parameter.requires_grad or not trainable)
 
 
 def forward_macs(build: Build, forward: Forward) -> int:

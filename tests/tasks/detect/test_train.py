@@ -215,9 +215,10 @@ def test_backbone_is_initialized_from_a_classifier(tmp_path, position):
 def test_recipes_have_their_names_and_serialize_to_json(name):
     config = find_recipe(name)
     assert config.recipe == name
-    assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == "rope_mixed"
+    foreign = "dinov3" in name
+    assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == ("rope_axial" if foreign else "rope_mixed")
     if name != "detect/dino_smoke":
-        assert config.model.init_source().startswith(("rope_mixed", "swin_rope_mixed"))
+        assert config.model.init_source().startswith(("rope_mixed", "swin_rope_mixed", "vit_base_patch16_dinov3_qkvb"))
 
 
 def test_inconsistent_options_and_data_are_refused(coco_root, tmp_path):

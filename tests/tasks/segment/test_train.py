@@ -219,7 +219,9 @@ def test_recipes_have_their_name_and_convert_to_json(name):
     config = RECIPES[name]()
     assert config.recipe == name
     plain = json.loads(json.dumps(config.to_dict()))
-    assert plain["model"]["position"] == "rope_mixed"
+    foreign = {"dinov3": "rope_axial", "eva02": "rope_axial_ape"}
+    assert plain["model"]["position"] == next((own for part, own in foreign.items() if part in name), "rope_mixed")
+    assert config.freeze_backbone == ("linear" in name or name == "segment/mask2former_dinov3_base")
     assert comparable(plain) != comparable(plain | {"augment": plain["augment"] | {"flip": 0.1}})
 
 

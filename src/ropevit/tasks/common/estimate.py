@@ -36,6 +36,8 @@ class Estimate:
 
     parameters: int
     """Number of parameters."""
+    trainable: int
+    """Number of those that are not frozen."""
     macs: int
     """MACs of the forward pass of one image in eval mode."""
     counts: tuple[int, int]
@@ -51,7 +53,7 @@ class Estimate:
     @property
     def moments(self) -> int:
         """Memory of the optimizer's two moments in bytes, in addition to the peaks."""
-        return 8 * self.parameters
+        return 8 * self.trainable
 
 
 def estimate_step(spec: StepSpec) -> Estimate:
@@ -68,4 +70,4 @@ def estimate_step(spec: StepSpec) -> Estimate:
     small, large = counts
     peaks = {name: (peak(small, dtype), peak(large, dtype)) for name, dtype in PRECISIONS.items()}
     macs = forward_macs(spec.build, lambda model: spec.forward(model, 1))
-    return Estimate(count_weights(spec.build), macs, counts, peaks)
+    return Estimate(count_weights(spec.build), count_weights(spec.build, trainable=True), macs, counts, peaks)

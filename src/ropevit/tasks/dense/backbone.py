@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from ropevit.models.architectures import Config, dense_config
+from ropevit.models.architectures import ARCHITECTURES, Config, architecture, dense_config
 from ropevit.models.registry import PUBLISHED, model_name, variant_config
 from ropevit.tasks.common.config import PositionName
 from ropevit.weights.fields import from_json
@@ -22,7 +22,8 @@ class BackboneOptions:
     stored_names: ClassVar[Mapping[str, str]] = {}
     """Field -> its name in checkpoints and in config.json, if that differs."""
     model: str = "deit_base"
-    """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
+    """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base; or, with its own position
+    embedding, another name of `ropevit models`, such as dinov3_vitb16."""
     position: PositionName = "rope_mixed"
     drop_path: float = 0.0
     """Rate of stochastic depth in the last block of the backbone, growing linearly from 0 in the first."""
@@ -60,8 +61,9 @@ class BackboneOptions:
 
     def has_field(self, name: str) -> bool:
         """Return whether the config of the backbone, or of its body, has a field."""
-        config = dense_config(self.body_config())
-        return name in {field.name for field in (*fields(config), *fields(config.body))}
+        body = self.body_config()
+        kind = ARCHITECTURES[architecture(body)].dense_config or type(dense_config(body))
+        return name in {field.name for field in (*fields(kind), *fields(body))}
 
     @property
     def has_pyramid(self) -> bool:
@@ -77,6 +79,11 @@ class BackboneOptions:
         names = ("width", "depth", "heads", "patch_size")
         changes = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = variant_config(self.model, self.position)
+        if config.is_foreign and self.window is not None:
+            raise ValueError(
+                f"got window={self.window} (--window) for {self.model}, which attends to class token and registers, in "
+                "no windows: leave it out"
+            )
         if config.windowed and self.window is not None:
             changes["window_size"] = self.window
         changes = {"drop_path": self.drop_path, **config.dense_fields, **changes}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ropevit.tasks.common.run_dir import task_of_checkpoint
-from ropevit.tasks.dense.backbone import PRETRAINED
+from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
 from ropevit.tasks.dense.model_file import ConfigT, ModelFormat, ModelT
 from ropevit.tasks.registry import CLASSIFY, TASKS
 from ropevit.weights.dense import load_dense_weights
@@ -50,6 +50,19 @@ def init_model(
     spec.load_state(model, state, source)
     notify(_load_message(spec, info.classes, classes, source))
     return model
+
+
+def freeze_backbone(model: nn.Module, config: BackboneOptions, notify: Callable[[str], object]) -> None:
+    """Freeze the body of a detector's or segmenter's backbone.
+
+    Args:
+        model: The detector or segmenter.
+        config: Its options.
+        notify: Called with a line if the frozen weights are random.
+    """
+    if config.init is None:
+        notify("the frozen backbone has random weights; give those of a classifier as --init-from")
+    model.get_submodule("backbone").freeze()  # pyright: ignore[reportCallIssue]
 
 
 def _init_backbone(backbone: nn.Module, source: str) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import describe_skipped
+from ropevit.tasks.classify.pixels import initial_pixels
 from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
@@ -29,7 +29,8 @@ class DenseTask:
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = mean_and_std(accelerator.device)
+        self.pixels = initial_pixels(config.model.body_config(), config.model.init_source() or "")
+        self.mean, self.std = mean_and_std(accelerator.device, **self.pixels)
 
     def note_skipped(self, source: Any, bad: Sequence[int]) -> None:
         """Record images that could not be read."""
@@ -55,7 +56,7 @@ class DenseTask:
 
     def metadata(self, facts: Any) -> dict[str, Any]:
         """Return the metadata of a saved model that both tasks share."""
-        return {**facts, "recipe": self.config.recipe, "mean": MEAN, "std": STD}
+        return {**facts, "recipe": self.config.recipe, **self.pixels}
 
 
 def make_notify(report: Report, accelerator: Any) -> Callable[[str], None]:

@@ -23,6 +23,8 @@ def step_spec(config: DetectTrainConfig) -> StepSpec:
     def build() -> nn.Module:
         model = Detector(config.model, CLASSES)
         model.set_grad_checkpointing(config.run.grad_checkpointing)
+        if config.freeze_backbone:
+            model.backbone.freeze()
         return model
 
     def forward(model: nn.Module, images: int) -> Output:

@@ -22,7 +22,8 @@ from ropevit.tasks.detect.detrex import from_detrex, to_detrex
 from ropevit.tasks.detect.dino import Dino, Output
 from ropevit.tasks.detect.levels import padding_mask
 
-#: Images are padded to multiples of this many pixels: the stride of the backbone's coarsest map before downsampling.
+#: Images are padded to multiples of this many pixels: the stride of the backbone's coarsest map before downsampling. Of
+#: a ViT with patches of another size, such as 14, that stride is used itself.
 MULTIPLE = 32
 
 #: Default side of a ViT's attention windows in tokens: its grid in pre-training at 224 pixels.
@@ -94,6 +95,7 @@ class DetectorConfig(BackboneOptions):
             window=_VIT_WINDOW if self.window is None else self.window,
             pyramid=pyramid,
             relative_bias=self.relative_bias,
+            **({"mask_padding": True} if body.is_foreign else {}),
         )
 
 
@@ -110,7 +112,11 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectorConfig, classes: int):
         super().__init__()
-        self.backbone = build_backbone(config.backbone_config())
+        backbone = config.backbone_config()
+        self.backbone = build_backbone(backbone)
+        self.multiple = MULTIPLE
+        if config.has_pyramid and MULTIPLE % (coarsest := self.backbone.strides[len(backbone.pyramid.scales) - 1]):
+            self.multiple = coarsest
         self.dino = Dino(replace(config.dino, classes=classes), self.backbone.channels)
 
     def forward(
@@ -126,7 +132,7 @@ class Detector(nn.Module):
             sizes: Height and width of each image in pixels, without padding.
             targets: Objects of each image, in training.
         """
-        images = pad_to(images, MULTIPLE)  # so that all maps cover the same area, to which boxes are relative
+        images = pad_to(images, self.multiple)  # so that all maps cover the same area, to which boxes are relative
         extents: Int[Tensor, "B 2"] = to_device(torch.tensor(list(sizes)), images.device)
         padding = to_device(padding_mask(sizes, images.shape[2], images.shape[3]), images.device)
         return self.dino(self.backbone(images, extents).features, padding, targets)

@@ -15,7 +15,7 @@ from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.training import run_training
-from ropevit.tasks.dense.init_weights import init_model
+from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, make_notify
 from ropevit.tasks.detect.augment import train_transform
@@ -62,6 +62,8 @@ def prepare(
         if source.dropped:
             notify(f"skipped {len(source.dropped)} boxes without an area, such as {source.dropped[0]}")
     model = init_model(DETECTOR, config.model, sources[0].classes, notify)
+    if config.freeze_backbone:
+        freeze_backbone(model, config.model, notify)
     return Detection(config, *sources, accelerator, communicator), model
 
 

@@ -31,6 +31,9 @@ class DetectTrainConfig(BaseTrainConfig):
     """Also train on images without boxes."""
     max_detections: int = 300
     """Maximum number of detections per image in evaluation."""
+    freeze_backbone: bool = False
+    """Freeze the ViT or Swin of the backbone: it stays in eval mode and gets no gradients. The head, and what makes
+    feature maps of the backbone's output, such as a ViT's pyramid, still learn."""
     model: Annotated[DetectorConfig, _WITHOUT_PREFIX] = field(default_factory=DetectorConfig)
     scale: Annotated[ScaleConfig, _WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
     optim: Annotated[OptimConfig, _WITHOUT_PREFIX] = field(default_factory=OptimConfig)

@@ -1,5 +1,7 @@
 """Base class of segmenters, and the pixel loss."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -14,19 +16,23 @@ STRIDES = (4, 8, 16, 32)
 
 
 class SegmentationModel(nn.Module):
-    """Base class of segmenters: a backbone with four feature maps, and its parameter groups.
+    """Base class of segmenters: a backbone with feature maps, and its parameter groups.
 
     Args:
         backbone: A `DenseViT` or `DenseSwin`.
 
     Raises:
-        ValueError: If its maps have other strides than 4, 8, 16 and 32.
+        ValueError: If its maps have other strides than the head expects: 4, 8, 16 and 32.
     """
+
+    expected_strides: ClassVar[tuple[int, ...] | None] = STRIDES
+    """Strides of the maps that the head takes; None for any."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
-        if tuple(backbone.strides) != STRIDES:
-            raise ValueError(f"got a backbone with maps of strides {backbone.strides}; the head expects {STRIDES}")
+        expected = self.expected_strides
+        if expected is not None and tuple(backbone.strides) != expected:
+            raise ValueError(f"got a backbone with maps of strides {backbone.strides}; the head expects {expected}")
         self.backbone = backbone
 
     def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:

@@ -1,4 +1,4 @@
-"""Configuration of UperNet and Mask2Former, and published settings of UperNet on a ViT."""
+"""Configuration of UperNet, Mask2Former and the linear head, and published settings of UperNet on a ViT."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -127,6 +127,27 @@ PROFILES = {
         neck="resized",
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """Options of the linear head, without its backbone; the defaults are those of DINOv3's evaluation.
+
+    Raises:
+        ValueError: If a field is out of range.
+
+    Source: Siméoni et al. 2025 (arXiv:2508.10104).
+    """
+
+    classes: Annotated[int, tyro.conf.Suppress] = 150
+    """Number of classes, K. A training takes those of its data."""
+    dropout: float = 0.1
+    """Rate of channel dropout (Dropout2d) before the classification layer."""
+
+    def __post_init__(self):
+        check_positive(self, "classes")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"got dropout={self.dropout:g}; expected from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.tasks.common.estimate import StepSpec
-from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.base import SegmentationModel, pixel_loss
 from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.tasks.segment.upernet import upernet_losses
@@ -18,11 +18,13 @@ def step_spec(config: SegmentTrainConfig) -> StepSpec:
 
     For Mask2Former, the outputs are summed instead of computing its losses, whose matching needs real values.
     """
-    side, upernet = config.augment.crop_size, config.model.head == "upernet"
+    side, head, patch = config.augment.crop_size, config.model.head, config.model.body_config().patch_size
 
     def build() -> SegmentationModel:
         model = build_segmenter(config.model, CLASSES)
         model.set_grad_checkpointing(config.run.grad_checkpointing)
+        if config.freeze_backbone:
+            model.backbone.freeze()
         return model
 
     def forward(model: nn.Module, images: int) -> object:
@@ -30,11 +32,13 @@ def step_spec(config: SegmentTrainConfig) -> StepSpec:
 
     def loss(model: nn.Module, images: int) -> Tensor:
         output = model(torch.zeros(images, 3, side, side))
-        if upernet:
-            labels = torch.zeros(images, side, side, dtype=torch.int64)
+        labels = torch.zeros(images, side, side, dtype=torch.int64)
+        if head == "linear":
+            return pixel_loss(output, labels, patch)
+        if head == "upernet":
             return torch.stack(list(upernet_losses(output, labels, config.model.upernet).values())).sum()
         return torch.stack([layer.classes.float().sum() + layer.masks.float().sum() for layer in output]).sum()
 
-    note = "" if upernet else "without the losses, whose matching needs values"
-    least = 2 if upernet else 1  # batch norm needs two images
+    note = "without the losses, whose matching needs values" if head == "mask2former" else ""
+    least = 2 if head == "upernet" else 1  # batch norm needs two images
     return StepSpec(build=build, forward=forward, loss=loss, size=(side, side), least=least, note=note)

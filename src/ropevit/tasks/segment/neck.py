@@ -71,15 +71,24 @@ def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
     return with_neck(plain_config(body, profile.out_indices), profile.neck)
 
 
-def plain_config(body: Any, out_indices: tuple[int, ...], window: int | None = None) -> Any:
-    """Return the config of a ViT backbone with BEiT's neck on the outputs of some blocks.
+#: BEiT's neck.
+_TRANSPOSED = PyramidConfig(channels=None, norm="batch")
+
+#: The tokens themselves, for the linear head.
+TOKENS = PyramidConfig(scales=(1.0,), channels=None)
+
+
+def plain_config(
+    body: Any, out_indices: tuple[int, ...], window: int | None = None, pyramid: PyramidConfig = _TRANSPOSED
+) -> Any:
+    """Return the config of a ViT backbone, with BEiT's neck or another pyramid on the outputs of some blocks.
 
     Args:
         body: The classifier's config.
         out_indices: Blocks whose outputs become feature maps, from 0.
         window: Side in tokens of the attention windows of all but four blocks; None has global attention everywhere.
+        pyramid: Config of the pyramid.
     """
-    pyramid = PyramidConfig(channels=None, norm="batch")
     if window is None:
         return dense_config(
             body, out_indices=out_indices, pyramid=pyramid, global_attn_indexes=tuple(range(body.depth))

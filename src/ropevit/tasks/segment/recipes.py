@@ -11,7 +11,7 @@ from dataclasses import replace
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
-from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.inference import SLIDE, InferenceConfig
 from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
 
@@ -168,6 +168,92 @@ def mask2former_swin_base(position: str = "rope_mixed") -> SegmentTrainConfig:
     return mask2former("mask2former_swin_base", "swin_base", position)
 
 
+def linear(recipe: str, model: str, position: str) -> SegmentTrainConfig:
+    """Return the training config of a linear head on a frozen ViT: the defaults of DINOv3's evaluation.
+
+    Its learning rate follows a cosine after a warm-up, whose length is this package's choice.
+    """
+    optim = OptimConfig(
+        lr=1e-3, weight_decay=1e-2, epochs=None, steps=40_000, min_lr=0.0, warmup_steps=1500, clip_grad=35.0
+    )
+    return SegmentTrainConfig(
+        recipe=f"segment/{recipe}",
+        batch_size=16,
+        freeze_backbone=True,
+        model=SegmenterConfig(model=model, position=position, head="linear"),
+        inference=SLIDE,
+        optim=optim,
+        run=_LONG,
+    )
+
+
+def linear_dinov3_small(position: str = "rope_axial") -> SegmentTrainConfig:
+    """Linear head on a frozen DINOv3 ViT-S: 40 000 steps of 16 crops of 512 px, evaluated with sliding windows.
+
+    Not reproduced here. Cost: 40 000 steps of 16 crops; the backbone runs forward only.
+
+    Source: Siméoni et al. 2025 (arXiv:2508.10104), the evaluation's code.
+    """
+    return linear("linear_dinov3_small", "dinov3_vits16", position)
+
+
+def linear_dinov3_base(position: str = "rope_axial") -> SegmentTrainConfig:
+    """Linear head on a frozen DINOv3 ViT-B: 40 000 steps of 16 crops of 512 px, evaluated with sliding windows.
+
+    Not reproduced here. Cost: 40 000 steps of 16 crops; the backbone runs forward only.
+
+    Source: as `linear_dinov3_small`.
+    """
+    return linear("linear_dinov3_base", "dinov3_vitb16", position)
+
+
+def linear_dinov3_large(position: str = "rope_axial") -> SegmentTrainConfig:
+    """Linear head on a frozen DINOv3 ViT-L: 40 000 steps of 16 crops of 512 px, evaluated with sliding windows.
+
+    Not reproduced here. Cost: 40 000 steps of 16 crops; the backbone runs forward only.
+
+    Source: as `linear_dinov3_small`.
+    """
+    return linear("linear_dinov3_large", "dinov3_vitl16", position)
+
+
+def linear_eva02_base(position: str = "rope_axial_ape") -> SegmentTrainConfig:
+    """Linear head on a frozen EVA-02 ViT-B of 14-pixel patches: as `linear_dinov3_base`, with crops of 518 px.
+
+    No result is published. Cost: 40 000 steps of 16 crops; the backbone runs forward only.
+
+    Source: Fang et al. 2023 (arXiv:2303.11331) for the backbone, DINOv3's settings for the head.
+    """
+    config = linear("linear_eva02_base", "eva02_base_224", position)
+    augment = replace(config.augment, crop_size=518, short=518, test_short=518)
+    return replace(config, augment=augment, inference=replace(SLIDE, window=518))
+
+
+def upernet_dinov3_base(position: str = "rope_axial") -> SegmentTrainConfig:
+    """UperNet with a DINOv3 ViT-B, fine-tuned: 160 000 steps of 16 crops of 512 px, evaluated with sliding windows.
+
+    No result is published. Cost: 160 000 steps of 16 crops. `--freeze-backbone` trains the neck and the head alone.
+
+    Source: Siméoni et al. 2025 (arXiv:2508.10104) for the backbone; BEiT v2's settings, as `upernet_vit_base`.
+    """
+    config = upernet("upernet_dinov3_base", "dinov3_vitb16", PROFILES["beitv2"], position)
+    return replace(config, model=replace(config.model, out_indices=None))  # of any size: --model dinov3_vitl16
+
+
+def mask2former_dinov3_base(position: str = "rope_axial") -> SegmentTrainConfig:
+    """Mask2Former on a frozen DINOv3 ViT-B, with BEiT's neck: 160 000 steps of 16 crops of 512 px.
+
+    No result is published: DINOv3's evaluation has a ViT-Adapter in place of the neck, and other settings. Cost:
+    160 000 steps of 16 crops; the backbone runs forward only. Fine-tuned: `--no-freeze-backbone --backbone-lr-scale 0.1
+    --drop-path 0.3`.
+
+    Source: Cheng et al. 2021 (arXiv:2112.01527), the official settings; Siméoni et al. 2025 (arXiv:2508.10104).
+    """
+    config = mask2former("mask2former_dinov3_base", "dinov3_vitb16", position)
+    model, optim = replace(config.model, drop_path=0.0), replace(config.optim, backbone_lr_scale=1.0)
+    return replace(config, freeze_backbone=True, model=model, optim=optim)
+
+
 #: Image sizes and run options of the smoke recipes.
 SMALL = CropConfig(crop_size=64, long=128, test_short=64, test_long=128)
 SHORT = RunConfig(workers=0, log_interval=10, save_interval=50, val_interval=25)
@@ -228,6 +314,12 @@ RECIPES: dict[str, Callable[..., SegmentTrainConfig]] = {
         mask2former_swin_tiny,
         mask2former_swin_small,
         mask2former_swin_base,
+        linear_dinov3_small,
+        linear_dinov3_base,
+        linear_dinov3_large,
+        linear_eva02_base,
+        upernet_dinov3_base,
+        mask2former_dinov3_base,
         upernet_smoke,
         mask2former_smoke,
     )

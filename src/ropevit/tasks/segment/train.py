@@ -17,11 +17,11 @@ from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.training import run_training
-from ropevit.tasks.dense.init_weights import init_model
+from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, make_notify
 from ropevit.tasks.registry import TASKS
-from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.base import SegmentationModel, pixel_loss
 from ropevit.tasks.segment.batches import Batch, count_masks, normalize, train_batches
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
 from ropevit.tasks.segment.criterion import mask_losses
@@ -56,7 +56,10 @@ def prepare(
     """Open the data and build the model; on several GPUs, batch norms are synchronized."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(derive_seed("weights", config.run.seed))
-    model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, make_notify(report, accelerator))
+    notify = make_notify(report, accelerator)
+    model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, notify)
+    if config.freeze_backbone:
+        freeze_backbone(model, config.model, notify)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Segmentation(config, *sources, accelerator, communicator), model
@@ -71,9 +74,9 @@ class Segmentation(DenseTask):
         """Return this process's micro-batches of the steps `first` to `last` (exclusive)."""
         config = self.config
         parts = train_batches(self.train, config.augment, self.order, first, last, config.run.workers)
-        return (
-            parts if config.model.head == "upernet" else count_objects(parts, config.run.grad_accum_steps, count_masks)
-        )
+        if config.model.head != "mask2former":
+            return parts
+        return count_objects(parts, config.run.grad_accum_steps, count_masks)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
@@ -81,6 +84,8 @@ class Segmentation(DenseTask):
         labels = torch.stack(batch.labels)
         output = model(normalize(batch, self.mean, self.std))
         heads, count = self.config.model, len(self.classes)
+        if heads.head == "linear":
+            return pixel_loss(output, to_device(labels, self.accelerator.device), heads.body_config().patch_size)
         if heads.head == "upernet":
             losses = upernet_losses(
                 output, to_device(labels, self.accelerator.device), replace(heads.upernet, classes=count)

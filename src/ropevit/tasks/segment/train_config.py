@@ -28,6 +28,9 @@ class SegmentTrainConfig(BaseTrainConfig):
     """Directory with images and annotations, each with training and validation; classes.txt in it names the classes."""
     batch_size: int = 16
     """Crops per step, over all processes and gradient accumulation steps."""
+    freeze_backbone: bool = False
+    """Freeze the ViT or Swin of the backbone: it stays in eval mode and gets no gradients. The head, and what makes
+    feature maps of the backbone's output, such as a ViT's pyramid, still learn."""
     model: Annotated[SegmenterConfig, _WITHOUT_PREFIX] = field(default_factory=SegmenterConfig)
     augment: Annotated[CropConfig, _WITHOUT_PREFIX] = field(default_factory=CropConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
