@@ -1,7 +1,8 @@
 """Base class of the models: the interface that training code uses for a classifier of any architecture."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -47,6 +48,9 @@ class BaseModel(nn.Module, Generic[ConfigT]):
 
     scaling: Scaling | None = None
     """RoPE scaling for grids larger than the trained one; `ropevit.models.set_scaling` changes it."""
+
+    pixels: Mapping[str, Any] = MappingProxyType({})
+    """Mean, std and crop ratio of its pretrained weights, where its config does not tell them; saved with it."""
 
     forward_features: Callable[[Tensor], Tensor]
     forward_head: Callable[[Tensor], Tensor]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ropevit.files import write_atomically
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_model
-from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import MODELS, get_config
 from ropevit.models.state_dict import InferredModel
 from ropevit.weights.errors import WeightsError
@@ -20,6 +19,7 @@ from ropevit.weights.loading import check_finite
 from ropevit.weights.match import grouped, match_state_dict
 from ropevit.weights.metadata import own_metadata, stored_classes, stored_metadata
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
+from ropevit.weights.pixels import pixels_of_weights
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
@@ -95,14 +95,12 @@ def convert(
         like = build_model(config)
     state, report = match_state_dict(like, parsed)
     check_finite(state, parsed.source)
-    classes, metadata = None, {}
+    classes = None
     if parsed.config is not None:
         classes = stored_classes(checkpoint.metadata, parsed.num_classes, parsed.source)
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
-    elif (pixels := preprocessing_of(config, parsed.source)) != preprocessing_of(
-        config
-    ):  # which the config cannot tell
-        metadata = {"mean": pixels.mean, "std": pixels.std, "crop": pixels.crop or config.crop_pct}
+    else:
+        metadata = pixels_of_weights(config, parsed)
     theirs = from_ours(state, to, config) | (_derived_tables(config) if to in ("published", "dinov3") else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)

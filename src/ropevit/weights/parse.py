@@ -149,6 +149,8 @@ class ParsedCheckpoint:
     """The model's config; only files of ours have one."""
     inferred: InferredModel | None
     """The model inferred from names and shapes; None if no architecture matches."""
+    header: Mapping[str, str]
+    """The header of a safetensors file; empty for others."""
 
     @property
     def num_classes(self) -> int | None:
@@ -177,7 +179,7 @@ def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpo
     inferred = infer_model(state)
     layout = "ropevit" if own else _recognize_layout(state, inferred)
     config = _described_config(checkpoint, state, inferred) if own else None
-    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, inferred)
+    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, inferred, checkpoint.metadata)
 
 
 def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], inferred: InferredModel | None) -> Config:

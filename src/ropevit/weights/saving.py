@@ -50,7 +50,8 @@ def save_model(
         path: The file to write; ends in .safetensors. An existing file is replaced.
         model: A model of this package, also compiled or wrapped for distributed training.
         classes: Names of its classes, in the order of the logits.
-        metadata: Anything else that JSON can represent.
+        metadata: Anything else that JSON can represent. Mean, std and crop ratio of pretrained weights that are
+            exceptions in their family, such as those of satellite images, are kept unless they are given.
 
     Returns:
         The path.
@@ -70,7 +71,9 @@ def save_model(
     if wrong := [name for name in classes or () if not isinstance(name, str)]:
         raise WeightsError(f"got the class name {wrong[0]!r}; expected a string for each class")
     _check_savable(plain)
-    header = own_metadata(plain.config, None if classes is None else list(classes), metadata or {})
+    header = own_metadata(
+        plain.config, None if classes is None else list(classes), {**plain.pixels, **(metadata or {})}
+    )
     write_safetensors(path, plain.state_dict(), header)
     return path
 

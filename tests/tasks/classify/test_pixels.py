@@ -1,5 +1,6 @@
 """Models of other families are evaluated, predicted with, trained and exported with their authors' pixels and crop."""
 
+import copy
 import importlib
 import json
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ropevit.tasks.classify.evaluate import protocol_of, views_of
 from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.train import train
-from ropevit.weights import convert, create_model, load_model, save_model
+from ropevit.weights import convert, create_model, load_model, load_weights, save_model
 
 BETWIXT, SQUASHED = "vit_betwixt_patch16_rope_reg4_gap_256", "eva02_base_patch14_448"
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -145,3 +146,20 @@ def test_a_converted_file_of_satellite_weights_keeps_their_pixels(tmp_path):
         convert(path, tmp_path / f"{tag}.safetensors", model=model.config)
         found = read_eval_model(None, str(tmp_path / f"{tag}.safetensors"))
         assert found.mean == wanted
+
+
+def test_a_model_keeps_the_pixels_of_its_weights_until_it_is_saved(tmp_path):
+    small = {"width": 32, "depth": 1, "heads": 2}
+    save_model(tmp_path / "ours.safetensors", create_model("dinov3_vitl16", **small))
+    source = tmp_path / "dinov3_vitl16_pretrain_sat493m.pth"
+    convert(tmp_path / "ours.safetensors", source, "dinov3")
+    model = create_model("dinov3_vitl16", str(source), num_classes=3, **small)
+    first = save_model(tmp_path / "first.safetensors", copy.deepcopy(model))
+    named = ClassifierConfig(model="dinov3_vitl16", position="rope_axial", init=str(first), **small)
+    assert pixels_of(named)["mean"] == (0.43, 0.411, 0.296)
+    again, info = load_model(first)  # through a file of ours, too
+    assert info.metadata == {"mean": [0.43, 0.411, 0.296], "std": [0.213, 0.156, 0.143], "crop": 1.0}
+    second = save_model(tmp_path / "second.safetensors", again, metadata={"crop": 0.9})
+    assert load_model(second)[1].metadata == info.metadata | {"crop": 0.9}
+    load_weights(model, create_model("dinov3_vitl16", num_classes=3, **small).state_dict())  # which have the family's
+    assert load_model(save_model(tmp_path / "third.safetensors", model))[1].metadata == {}
