@@ -112,6 +112,15 @@ def run_command(shared_folder):
         yield run
 
 
+@pytest.fixture
+def local_hub(tmp_path):
+    """A Hugging Face hub on this machine, for uploads and downloads."""
+    from local_hub import serve
+
+    with serve(tmp_path / "hub_cache") as hub:
+        yield hub
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A real browser; tests that ask for it are skipped where no Chromium is installed."""

@@ -109,6 +109,8 @@ class TaskSpec:
     """Loads a file: called with a path, returns the model first."""
     formats: tuple[str, ...] = ()
     """Values of "format" in the headers of its files."""
+    pipeline_tag: str | None = None
+    """What the Hugging Face hub calls the task, such as image-classification; None if it has no name there."""
     flat_options: bool = False
     """Whether options of `ropevit train` have no group prefix: --lr for --optim.lr."""
 
@@ -174,7 +176,9 @@ TASKS: dict[str, TaskSpec] = {
         },
         step_spec=f"{_CLASSIFY}.estimate:step_spec",
         recipe_facts=f"{_CLASSIFY}.recipes:recipe_facts",
+        load="ropevit.weights.saving:load_model",
         formats=("ropevit",),
+        pipeline_tag="image-classification",
         flat_options=True,
     ),
     "detect": TaskSpec(
@@ -208,6 +212,7 @@ TASKS: dict[str, TaskSpec] = {
         recipe_facts=f"{_DETECT}.recipes:recipe_facts",
         load=f"{_DETECT}.model:load_detector",
         formats=("ropevit-detector",),
+        pipeline_tag="object-detection",
     ),
     "segment": TaskSpec(
         noun="segmenter",
@@ -236,6 +241,7 @@ TASKS: dict[str, TaskSpec] = {
         recipe_facts=f"{_SEGMENT}.recipes:recipe_facts",
         load=f"{_SEGMENT}.model:load_segmenter",
         formats=("ropevit-segmenter",),
+        pipeline_tag="image-segmentation",
     ),
 }
 

@@ -9,8 +9,9 @@
 - match, `match.py`: rename (`layouts.py`) and resize the weights for the model, or explain why they do not match;
 - load, `loading.py`: set all weights, or none.
 
-`create_model`, `load_model` and `convert` begin with the same steps; `saving.py` writes files of ours. The parts that
-depend on the architecture (names, inference, tables) are its `StateDictAdapter`, in `models/<architecture>/weights.py`.
+`create_model`, `load_model` and `convert` begin with the same steps. `saving.py` writes files of ours, and `sharing.py`
+those with a model card (`model_card.py`), to a folder or, by `upload.py`, to the hub. The parts that depend on the
+architecture (names, inference, tables) are its `StateDictAdapter`, in `models/<architecture>/weights.py`.
 """
 
 from ropevit.weights.conversion import ConvertReport, convert
@@ -21,6 +22,7 @@ from ropevit.weights.loading import load_weights
 from ropevit.weights.match import LoadReport
 from ropevit.weights.reading import Checkpoint, read_checkpoint
 from ropevit.weights.saving import ModelInfo, load_model, save_model
+from ropevit.weights.sharing import push_to_hub, save_pretrained
 
 __all__ = [
     "Checkpoint",
@@ -33,6 +35,8 @@ __all__ = [
     "load_dense_weights",
     "load_model",
     "load_weights",
+    "push_to_hub",
     "read_checkpoint",
     "save_model",
+    "save_pretrained",
 ]

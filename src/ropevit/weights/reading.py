@@ -16,7 +16,7 @@ from ropevit.models.registry import PUBLISHED
 from ropevit.weights.archive import archive_damage
 from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError, first_line
-from ropevit.weights.hub import fetch, hub_id
+from ropevit.weights.hub import ANY_FILES, fetch, hub_id
 from ropevit.weights.plain import UnsupportedPickleError, plain_data
 from ropevit.weights.sharded import find_index, read_sharded
 
@@ -27,7 +27,8 @@ GIVEN = "the given state dict"
 
 #: A string with such a suffix is a path, even if there is no such file.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+#: Owner and name of a repository on the hub.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint into CPU memory, after verifying its checksums, if its format has any.
 
     A string is a path if the path exists or has the suffix of a checkpoint (.safetensors .pth .pt .bin .ckpt).
-    Otherwise, a published model name or `owner/name` is looked up on the hub, and anything else is a path. A folder,
-    or the index in it, means a sharded checkpoint, as transformers saves it.
+    Otherwise, a published model name or `owner/name` is looked up on the hub, and anything else is a path. A folder
+    means the only checkpoint in it, as `save_pretrained` saves it. With an index, it is a sharded checkpoint, as
+    transformers saves it, and so is the index.
 
     Args:
         source: Path, hub id, published model name, or a state dict.
@@ -63,7 +65,7 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     repo = named_repository(source)
     if repo is None and revision is not None:
         raise WeightsError(f"got revision={revision!r} for the file {os.fspath(source)}; only hub ids have revisions")
-    path = fetch(repo, revision) if repo else Path(source).expanduser()
+    path = fetch(repo, revision) if repo else only_file(Path(source).expanduser())
     index = find_index(path)
     entries, metadata = read_file(path) if index is None else (read_sharded(index, read_file), {})
     if not isinstance(entries, Mapping):
@@ -77,7 +79,13 @@ def named_repository(source: str | os.PathLike[str]) -> str | None:
         return None
     if source in PUBLISHED:
         return hub_id(source)
-    return source if _HUB_ID.fullmatch(source) else None
+    return source if HUB_ID.fullmatch(source) else None
+
+
+def only_file(path: Path) -> Path:
+    """Return the only checkpoint in a folder, if it is named as on the hub; other paths are returned as they are."""
+    held = [file for file in path.iterdir() if file.suffix in SUFFIXES] if path.is_dir() else []
+    return held[0] if len(held) == 1 and held[0].name in ANY_FILES else path
 
 
 def check_exists(path: Path) -> None:

@@ -82,7 +82,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
     """Build a model from a file of `save_model`, with its config and weights.
 
     Args:
-        source: Path or hub id of such a file.
+        source: Path or hub id of such a file, or a folder of `save_pretrained`.
         revision: Branch, tag or commit on the hub.
 
     Raises:

@@ -66,7 +66,8 @@ def test_possibly_mistyped_path_is_named_where_options_do_not_apply_to_the_hub(t
 
 def test_directory_returns_the_requested_weights_or_names_those_that_exist(tmp_path):
     (tmp_path / "model.safetensors").touch()
-    assert checkpoint_in_run(tmp_path, "last") == tmp_path / "model.safetensors"
+    assert checkpoint_in_run(tmp_path, "last") == checkpoint_in_run(tmp_path, None) == tmp_path / "model.safetensors"
+    (tmp_path / "config.json").touch()  # that of a training
     with pytest.raises(ValueError, match=r"has no best[.]safetensors; choose --weights last"):
         checkpoint_in_run(tmp_path, None)
     (tmp_path / "hub").mkdir()

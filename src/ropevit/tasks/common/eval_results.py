@@ -19,6 +19,8 @@ from ropevit.tasks.common.run_dir import differences
 from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
+#: Folder of the output directories of evaluations that name none; each has the name of its model.
+OUT = Path("runs/eval")
 
 #: Maximum test size in pixels; a larger number in a file is an error.
 LARGEST = 1_000_000

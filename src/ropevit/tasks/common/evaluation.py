@@ -16,7 +16,7 @@ from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, mode_of, read_rows, read_settings
+from ropevit.tasks.common.eval_results import CURVE, OUT, ResultsDir, SizeResult, mode_of, read_rows, read_settings
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
@@ -234,7 +234,7 @@ def evaluate_sizes(plan: EvalPlan, context: EvalContext) -> list[Any]:
         ValueError: If the output directory cannot be used or resumed, another process writes to it, or a directory of
             `--compare-with` holds no comparable evaluation.
     """
-    out = context.config.out or Path("runs/eval") / plan.name
+    out = context.config.out or OUT / plan.name
     with ExitStack() as stack:
         context.communicator.run_on_main(lambda: stack.enter_context(lock_folder(out)))
         return _evaluate_into(out, plan, context)

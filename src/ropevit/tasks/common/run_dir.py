@@ -29,8 +29,8 @@ def checkpoint_in_run(folder: Path, weights: WeightsChoice | None) -> Path:
     """Return the path of the weights in the directory of a training, or of a run of a study (last weights only).
 
     Args:
-        folder: Output directory.
-        weights: Which weights; None means best for a training, and last for a run of a study.
+        folder: Output directory, or a folder of `save_pretrained` or `ropevit push --out`, which is none.
+        weights: Which weights; None means best for a training, and last for anything else.
 
     Raises:
         ValueError: If they do not exist.
@@ -38,7 +38,7 @@ def checkpoint_in_run(folder: Path, weights: WeightsChoice | None) -> Path:
     path, last = folder / RUN_FILES[weights or "best"], folder / RUN_FILES["last"]
     if path.is_file():
         return path
-    if weights is None and last.is_file() and _is_study_model(last):
+    if weights is None and last.is_file() and (_is_study_model(last) or not (folder / FILE).exists()):
         return last
     if weights is None and (index := find_index(folder)):
         return index  # sharded weights of transformers
