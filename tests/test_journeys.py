@@ -85,6 +85,12 @@ JOURNEYS = {
             ("deit.pt2",),
             says="dynamic: batch; height and width, in multiples of 8 pixels, at least 16",
         ),
+        Row(
+            "push runs/deit me/deit --evals scores --out shared",
+            ("shared/model.safetensors", "shared/README.md", "shared/curve.png"),
+            says="no license is stated",
+        ),
+        Row("predict photos/val --checkpoint shared --out again", ("again/predictions.csv",)),
         Row("runs runs", ("runs/runs.png",), says="deit3_small"),
     ),
     "a classifier's files": (  # by default tests/cli has these verbs, without a process for each

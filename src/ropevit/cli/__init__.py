@@ -31,6 +31,7 @@ VERBS = {
     "predict": "classify images, detect objects, or segment",
     "convert": "convert weights between layouts",
     "export": "write a model as ONNX or torch.export",
+    "push": "share a trained model on the Hugging Face hub, with a model card",
     "bench": "benchmark the rotation against other libraries",
     "figures": "plot a model's rotary embedding: frequencies, attention, extrapolation",
 }
@@ -38,7 +39,6 @@ VERBS = {
 _HELP = f"""Rotary position embedding for images.
 
 usage: ropevit VERB ...        (ropevit VERB --help for more; ropevit --version)
-
 {chr(10).join(f"  {verb:<12} {what}" for verb, what in VERBS.items())}
 
 For example:
