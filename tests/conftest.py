@@ -1,5 +1,6 @@
 """Checks the shapes in every signature while the tests run, and gives them what they share."""
 
+import argparse
 import gc
 import importlib
 import os
@@ -16,17 +17,34 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import jaxtyping
 import pytest
 
+from commands import command_lines
+
 gc.set_threshold(10_000, 20, 10)  # with Python's own, garbage collections are a twentieth of the run
-jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run: modules are imported late, too
-
-import torch  # noqa: E402
-
-from commands import command_lines  # noqa: E402
 
 TESTS = Path(__file__).parent
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: it then runs on the CPU, slowly
+
+def only_distributes():
+    """Return whether this process runs no test: it gives them to workers of pytest-xdist, and needs no PyTorch."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("-n", "--numprocesses", default="0")
+    return "PYTEST_XDIST_WORKER" not in os.environ and options.parse_known_args()[0].numprocesses != "0"
+
+
+def prepare():
+    """Check the shapes in every signature of what is imported from here on, and run Triton's kernels on any machine."""
+    import torch
+
+    import typecheck
+
+    jaxtyping.jaxtyped = typecheck.jaxtyped
+    jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run: modules are imported late, too
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: it then runs on the CPU, slowly
+
+
+if not only_distributes():
+    prepare()
 
 
 #: What takes longest; in two processes it comes first, so that neither waits for it at the end.
@@ -47,7 +65,11 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def seed():
     """Start each test with the same random numbers, whatever ran before."""
-    torch.manual_seed(0)
+    import torch
+
+    torch.default_generator.manual_seed(0)  # torch.manual_seed formats the stack for each kind of device: a millisecond
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
 
 
 #: Rows of a parametrized test in which signatures are checked: the others call the same functions with other values.
