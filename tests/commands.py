@@ -98,7 +98,8 @@ def start(listener):
     listener.set_inheritable(True)
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
     command = [sys.executable, __file__, str(listener.fileno())]
-    os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}  # as users have it
+    os.posix_spawn(sys.executable, command, environment, file_actions=quiet)
 
 
 def size(path):

@@ -1,7 +1,5 @@
 import copy
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -543,9 +541,11 @@ for found in (None, types.ModuleType("transformers")):
 """
 
 
-def test_without_transformers_or_with_an_old_one_the_error_names_the_extra():
-    run = subprocess.run([sys.executable, "-c", NOT_THERE], capture_output=True, text=True, check=True)
-    missing, old = run.stdout.splitlines()
+def test_without_transformers_or_with_an_old_one_the_error_names_the_extra(run_command, tmp_path):
+    (tmp_path / "use.py").write_text(NOT_THERE)
+    run = run_command(tmp_path, [], script=tmp_path / "use.py")
+    assert run.code == 0, run.errors
+    missing, old = run.output.splitlines()
     assert missing == 'transformers is not installed; in a clone of ropevit, install it with: pip install ".[dense]"'
     assert old.startswith("transformers 4.57.1 is too old, 5.4 or newer is needed")
 

@@ -1,9 +1,10 @@
 """Compile the Triton kernels for one kind of GPU, without one, and say what came out: a line of JSON each.
 
-Run by test_triton_code.py in a process of its own, where TRITON_INTERPRET is not set.
+`python compile_triton.py CACHE [--all]`, as test_triton_code.py runs it, where TRITON_INTERPRET is not set.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,8 @@ def report(source: ASTSource, num_warps: int, num_stages: int = 3, **row: object
     words = Counter(re.findall(r"\b(?:ld|st|atom|red)\.(?:global|local)[\w.:]*|\batom[\w.:]*|\bsin\b|\bwgmma\b", ptx))
     print(json.dumps({**row, "words": words, "shared": built.metadata.shared, "ptxas": assemble(ptx)}))
 
+
+os.environ["TRITON_CACHE_DIR"] = sys.argv[1]
 
 if __name__ == "__main__":
     for direction in ("forward", "backward", "backward with sums"):

@@ -1,9 +1,6 @@
 """What the Triton kernels compile to for sm_90, without a GPU: wide loads and stores, and nothing kept in memory."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,29 +19,25 @@ REGISTERS = 72
 WINDOW_REGISTERS = 168
 
 
-def compiled(tmp_path_factory, name, *options):
-    """Run a script that compiles, and give its lines."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    script = Path(__file__).with_name(name)
-    run = subprocess.run(
-        [sys.executable, script, *options], capture_output=True, text=True, check=False, env=environment
-    )
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
+def compiled(run_command, folder, name, *options):
+    """Run a script that compiles, with its cache in a folder, and give its lines."""
+    run = run_command(folder, [folder, *options], script=Path(__file__).with_name(name))
+    assert run.code == 0, run.errors
+    return [json.loads(line) for line in run.output.splitlines()]
 
 
 @pytest.fixture(scope="module", params=[6, pytest.param(12, marks=pytest.mark.full)])
-def kernels(request, tmp_path_factory):
+def kernels(request, run_command, tmp_path_factory):
     """Half of the kernels, or all."""
-    found = compiled(tmp_path_factory, "compile_triton.py", *(("--all",) if request.param == 12 else ()))
+    options = ("--all",) if request.param == 12 else ()
+    found = compiled(run_command, tmp_path_factory.mktemp("triton"), "compile_triton.py", *options)
     assert len(found) == request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def window_kernels(tmp_path_factory):
-    return compiled(tmp_path_factory, "compile_windows.py")
+def window_kernels(run_command, tmp_path_factory):
+    return compiled(run_command, tmp_path_factory.mktemp("triton"), "compile_windows.py")
 
 
 def test_every_kind_of_kernel_was_compiled(kernels):
