@@ -1,14 +1,14 @@
 """Extrapolation: rope types and RoPE scaling methods at 1 to 4 times the training size.
 
     python benchmarks/beyond.py           # train and evaluate what is missing: three seeds, hours on two cores
-    python benchmarks/beyond.py --show    # print the results, and redraw the figures of docs/scaling.md
+    python benchmarks/beyond.py --show    # print the results, and redraw the figures of results/fashion_study.md
 
 Runs two studies on the test images, which no setting was chosen on, and stores their results:
 
     ropevit study --panels field --test-sizes 32 64 96 128 ...
     ropevit study --panels zoom --test-sizes 28 56 84 112 ...
 
-`pooled.py` prints the tables of docs/scaling.md: differences with intervals.
+`pooled.py` prints the tables of results/fashion_study.md: differences with intervals.
 """
 
 import argparse

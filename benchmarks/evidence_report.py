@@ -1,23 +1,29 @@
 """Tables and tests of `evidence.py`, from the committed results.
 
-    python benchmarks/evidence_report.py                                        # print everything
-    python benchmarks/evidence_report.py --results runs/other.jsonl             # from another file
+    python benchmarks/evidence_report.py                                # print everything
+    python benchmarks/evidence_report.py --results runs/other.jsonl     # from another file
+    python benchmarks/evidence_report.py --update docs/evidence.md      # also replace the tables of a page
 
-The tests follow the plan in `evidence.py`, which was committed before the first training. A test is printed as open
-until every training that it needs exists for every seed.
+The tests follow the plan in `evidence.py`, which was committed before the first training. They are open until every
+training that they need exists for every seed. All other differences are exploratory.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import CORE, GROUPS, RESULTS, ROTATIONS, SCALING, SEEDS, SIZES, read
+from evidence import BIASES, FLOOR, GROUPS, RANDOM_SIZES, RESULTS, ROTATIONS, SCALING, SEEDS, SIZES, TESTED, read
 from pooled import table
 from scipy import stats
 
-BIASES = ("alibi_learned", "rope_mixed_decay", "rope_mixed_gaussian")
+#: Modes that are no scaling method.
+MODE_TEXT = {"tiles": "in tiles", "resize": "resized"}
+#: The baseline of a panel in which larger images do not need the whole image at full size.
+BASELINES = {"field": "tiles", "zoom": "resize"}
+#: How RoPE-Mixed is evaluated above the training size, where nothing is trained again: the reference of differences.
+REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
 
 
@@ -29,7 +35,9 @@ class Curve(NamedTuple):
     mode: str = "whole"
 
     def __str__(self) -> str:
-        return self.arm if self.mode == "whole" else f"{self.arm}, {self.mode}"
+        return (
+            f"`{self.arm}`" if self.mode == "whole" else f"`{self.arm}`, {MODE_TEXT.get(self.mode, f'`{self.mode}`')}"
+        )
 
 
 #: Curve -> test size -> seed -> score in percent.
@@ -48,19 +56,27 @@ class Difference(NamedTuple):
     """From how many curves `above` was chosen."""
 
     @property
-    def p(self) -> float:
-        """Two-sided p of Student's t test, corrected for the candidates; 1 where the mean is not above 0."""
-        if np.mean(self.values) <= 0:
-            return 1.0
-        return min(1.0, self.candidates * float(stats.ttest_1samp(self.values, 0.0).pvalue))
+    def raw_p(self) -> float:
+        """Two-sided p of Student's t test."""
+        return float(stats.ttest_1samp(self.values, 0.0).pvalue)
 
-    def __str__(self) -> str:
-        mean, half = interval(self.values)
+    @property
+    def p(self) -> float:
+        """Two-sided p, corrected for the candidates; 1 where the mean is not above 0."""
+        return min(1.0, self.candidates * self.raw_p) if np.mean(self.values) > 0 else 1.0
+
+    @property
+    def is_reversed(self) -> bool:
+        """Whether the difference is below 0 by more than chance: the opposite of what was to be shown."""
+        return bool(np.mean(self.values) < 0 and self.raw_p < LEVEL)
+
+    def cells(self) -> list[str]:
+        """Return what is compared, its difference with both intervals, and both p, for a table."""
         low, high = bootstrap(self.values)
-        return (
-            f"{self.above.panel} at {self.size} px: {self.above} over {self.below} {mean:+.1f} ± {half:.1f} "
-            f"(bootstrap {low:+.1f} to {high:+.1f}), p = {self.p:.2g}"
-        )
+        mean, half = interval(self.values)
+        compared = f"`{self.above.panel}` at {self.size} px: {self.above} over {self.below}"
+        difference = f"{mean:+.1f} ± {half:.1f}"
+        return [compared, difference, f"{low:+.1f} to {high:+.1f}", f"{self.raw_p:.2g}", f"{self.p:.2g}"]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -76,13 +92,19 @@ def bootstrap(values: Sequence[float], rounds: int = 10_000) -> tuple[float, flo
 
 
 def gather(lines: Sequence[Mapping[str, Any]], rerun: str = "") -> Scores:
-    """Arrange the lines of the results by curve, size and seed."""
+    """Arrange the lines of the results by curve, size and seed.
+
+    Raises:
+        ValueError: If a training is there twice.
+    """
     found: dict[Curve, dict[int, dict[int, float]]] = {}
     for line in lines:
         if line["rerun"] == rerun:
             for mode, scores in line["scores"].items():
                 for size, score in scores.items():
                     at = found.setdefault(Curve(line["panel"], line["arm"], mode), {}).setdefault(int(size), {})
+                    if line["seed"] in at:
+                        raise ValueError(f"got two lines of {line['panel']} {line['arm']} seed {line['seed']}")
                     at[line["seed"]] = score
     return found
 
@@ -125,7 +147,7 @@ def hypothesis_3(scores: Scores) -> list[Difference]:
     found = []
     for panel in ("field", "far", "zoom"):
         size = SIZES[panel][2]
-        above = best(scores, [Curve(panel, f"{name} sizes") for name in ROTATIONS], size)
+        above = best(scores, [Curve(panel, name) for name in RANDOM_SIZES], size)
         found.append(difference(scores, above, best(scores, rotations(panel), size), size, candidates=len(ROTATIONS)))
     return found
 
@@ -145,81 +167,211 @@ HYPOTHESES: dict[str, Callable[[Scores], list[Difference]]] = {
 }
 
 
+def holm_thresholds(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the threshold of each p: 0.05 / (n - k + 1) for the k-th smallest of n."""
+    order = sorted(values, key=lambda name: values[name])
+    return {name: LEVEL / (len(values) - rank) for rank, name in enumerate(order)}
+
+
 def holm(values: Mapping[str, float]) -> dict[str, bool]:
-    """Return which hypotheses hold by Holm's procedure: the k-th smallest p is compared with 0.05 / (n - k + 1)."""
+    """Return which hypotheses hold by Holm's procedure: all up to the first p above its threshold."""
     held, going = {}, True
-    for rank, name in enumerate(sorted(values, key=lambda name: values[name])):
-        going = going and values[name] <= LEVEL / (len(values) - rank)
+    for name, threshold in holm_thresholds(values).items():
+        going = going and values[name] <= threshold
         held[name] = going
     return held
 
 
 def complete(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the arms of the hypotheses that lack a seed."""
+    """Return the arms that the tests need and that lack a seed."""
     done = {(line["panel"], line["arm"], line["seed"]) for line in lines if not line["rerun"]}
-    wanted = {(name, arm) for arm in CORE for name in SIZES if name == "field" or arm.training != "transposed"}
-    return sorted(
-        {f"{name} {arm}" for name, arm in wanted if any((name, str(arm), seed) not in done for seed in SEEDS)}
-    )
+    return [
+        f"{panel} {arm}"
+        for panel, arms in TESTED.items()
+        for arm in arms
+        if any((panel, arm, seed) not in done for seed in SEEDS)
+    ]
 
 
-def tests(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Print each hypothesis, its parts, and whether it holds."""
+def test_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the hypotheses: each part, and whether all of them hold."""
+    head = ["hypothesis", "verdict", "part", "difference", "bootstrap", "p", "corrected p", "threshold"]
     missing = complete(lines)
     if missing:
-        yield f"The tests are open: {len(missing)} of the arms that they need lack seeds, such as {missing[0]}."
-        return
+        said = f"{len(missing)} of the arms that the tests need lack seeds, such as {missing[0]}"
+        return table(head, [["all", "open", said, *[""] * 5]])
     scores = gather(lines)
     parts = {name: test(scores) for name, test in HYPOTHESES.items()}
-    held = holm({name: max(part.p for part in found) for name, found in parts.items()})
+    largest = {name: max(part.p for part in found) for name, found in parts.items()}
+    thresholds = holm_thresholds(largest)
+    held = holm(largest)
+    rows = []
     for name, found in parts.items():
-        yield f"{name} {'holds' if held[name] else 'is not shown'} (p = {max(part.p for part in found):.2g}):"
-        yield from (f"- {part}" for part in found)
+        void = name == "H4" and np.mean(found[0].values) <= 0  # nothing leads on upright canvases
+        verdict = "holds" if held[name] else "void" if void else "not shown"
+        for part in found:
+            first = [name, verdict] if part is found[0] else ["", ""]
+            last = f"{thresholds[name]:.2g}" if part is found[0] else ""
+            rows.append([first[0], first[1] or ("reversed" if part.is_reversed else ""), *part.cells(), last])
+            if part is found[0] and part.is_reversed:
+                rows[-1][1] += ", reversed"
+    return table(head, rows)
+
+
+def is_whole(scores: Scores, curve: Curve) -> bool:
+    """Return whether a curve has every seed of the plan."""
+    return curve in scores and all(set(seeds) == set(SEEDS) for seeds in scores[curve].values())
+
+
+def curves_of(scores: Scores, panel: str, *, whole: bool = True) -> list[Curve]:
+    """Return the curves of a panel that have every seed (or, with whole=False, do not), in the order of the plan."""
+    order = [FLOOR, *(str(arm) for arm in GROUPS["all"])]
+    found = [curve for curve in scores if curve.panel == panel and is_whole(scores, curve) is whole]
+    return sorted(found, key=lambda curve: order.index(curve.arm))
 
 
 def score_table(scores: Scores, panel: str) -> list[str]:
-    """Return a table of means ± standard deviations, the best whole-image score of a size in bold."""
-    order = [str(arm) for arm in GROUPS["all"]]
-    curves = sorted((curve for curve in scores if curve.panel == panel), key=lambda curve: order.index(curve.arm))
+    """Return the table of scores: mean (standard deviation over the seeds)."""
+    rows = [
+        [str(curve), *(score_cell(list(scores[curve].get(size, {}).values())) for size in SIZES[panel])]
+        for curve in curves_of(scores, panel)
+    ]
+    return table([f"{panel}: arm", *map(str, SIZES[panel])], rows)
+
+
+def difference_table(scores: Scores, panel: str, *, whole: bool = True) -> list[str]:
+    """Return the table of differences from `REFERENCES` at the same test size: mean and 95 % interval.
+
+    Args:
+        scores: All scores.
+        panel: A panel.
+        whole: Whether of the arms that have every seed, or of those that do not.
+    """
+    mode = REFERENCES[panel]
     rows = []
-    for curve in curves:
-        cells = [cell(list(scores[curve].get(size, {}).values())) for size in SIZES[panel]]
-        rows.append([str(curve), str(max(len(seeds) for seeds in scores[curve].values())), *cells])
-    return table([f"{panel}: arm", "seeds", *map(str, SIZES[panel])], rows)
+    for curve in curves_of(scores, panel, whole=whole):
+        if curve.arm == FLOOR or "transposed" in curve.arm or (curve.mode in MODE_TEXT and curve.arm != "rope_mixed"):
+            continue
+        below = [Curve(panel, "rope_mixed", "whole" if size == SIZES[panel][0] else mode) for size in SIZES[panel]]
+        if curve not in below[1:]:
+            cells = [compare(scores, curve, other, size) for other, size in zip(below, SIZES[panel], strict=True)]
+            rows.append([str(curve), *([] if whole else [count_seeds(scores, curve)]), *cells])
+    more = [] if whole else ["seeds"]
+    title = f"{panel}{'' if whole else ', fewer seeds'}: over {Curve(panel, 'rope_mixed', mode)}"
+    return table([title, *more, *map(str, SIZES[panel])], rows)
 
 
-def cell(values: Sequence[float]) -> str:
-    """Write the mean ± standard deviation of scores; empty without any."""
-    if not values:
+def count_seeds(scores: Scores, curve: Curve) -> str:
+    """Return how many seeds a curve has."""
+    return str(min(len(seeds) for seeds in scores[curve].values()))
+
+
+def baseline_table(scores: Scores, panel: str) -> list[str]:
+    """Return the table of differences from the same weights in tiles, or resized, of the training size."""
+    mode = BASELINES[panel]
+    rows = []
+    for curve in curves_of(scores, panel):
+        baseline = Curve(panel, curve.arm, mode)
+        if baseline in scores and curve.mode not in MODE_TEXT:
+            rows.append([str(curve), *(compare(scores, curve, baseline, size) for size in SIZES[panel][1:])])
+    return table([f"{panel}: over itself {MODE_TEXT[mode]}", *map(str, SIZES[panel][1:])], rows)
+
+
+def kept_table(scores: Scores, panel: str) -> list[str]:
+    """Return the table of what is left of the score at the training size: differences of the same weights."""
+    first = SIZES[panel][0]
+    rows = []
+    for curve in (curve for curve in curves_of(scores, panel) if curve.mode not in MODE_TEXT and curve.arm != FLOOR):
+        own = {size: scores[Curve(panel, curve.arm)][first] for size in SIZES[panel][1:]}
+        at_first = {**scores, curve._replace(mode="first"): own}
+        cells = [compare(at_first, curve, curve._replace(mode="first"), size) for size in own]
+        rows.append([str(curve), *cells])
+    return table([f"{panel}: over its own score at {first}", *map(str, SIZES[panel][1:])], rows)
+
+
+def compare(scores: Scores, above: Curve, below: Curve, size: int) -> str:
+    """Return the cell of a difference at a size; empty where one of both has no scores or nothing differs."""
+    if size not in scores[above] or size not in scores[below]:
         return ""
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    return difference_cell(difference(scores, above, below, size).values)
 
 
-def noise(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Print how far a rerun of the same seed ends from the first training."""
-    first = gather(lines)
+def difference_cell(values: Sequence[float]) -> str:
+    """Write the mean of differences and half of its 95 % interval, bold where that excludes 0."""
+    if len(values) < 2 or not any(values):
+        return ""
+    mean, half = interval(values)
+    text = f"{mean:+.1f} ± {half:.1f}"
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def score_cell(values: Sequence[float]) -> str:
+    """Write the mean and, in brackets, the standard deviation of scores; empty without any."""
+    return f"{np.mean(values):.1f} ({np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
+
+
+def noise_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of how far a rerun of the same seed ends from the first training: mean, and maximum."""
+    first, rows = gather(lines), []
     for how in sorted({line["rerun"] for line in lines} - {""}):
         again = gather(lines, how)
         for panel in SIZES:
-            for column, size in enumerate(SIZES[panel]):
-                pairs = [(again[c][size], first[c][size]) for c in again if c in first and c[::2] == (panel, "whole")]
-                moved = [abs(new[seed] - old[seed]) for new, old in pairs for seed in new.keys() & old.keys()]
-                if moved:
-                    spread = f"{np.mean(moved):.2f} points on average, at most {max(moved):.2f}"
-                    yield f"{panel} at {column + 1}x, {how}: {spread}"
+            cells = [noise_cell(again, first, panel, size) for size in SIZES[panel]]
+            rows.append([f"`{panel}`, {how}", *cells])
+    return table(["trained again: moved by", *(f"{column}x" for column in range(1, 5))], rows)
+
+
+def noise_cell(again: Scores, first: Scores, panel: str, size: int) -> str:
+    """Write the mean and the maximum of the absolute differences of scores of the same arm and seed."""
+    pairs = [(again[c][size], first[c][size]) for c in again if c in first and c[::2] == (panel, "whole")]
+    moved = [abs(new[seed] - old[seed]) for new, old in pairs for seed in new.keys() & old.keys()]
+    return f"{np.mean(moved):.1f}, {max(moved):.1f}" if moved else ""
+
+
+def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the lines of every table of `docs/evidence.md`."""
+    scores = gather(lines)
+    panels = [panel for panel in SIZES if any(curve.panel == panel for curve in scores)]
+    found = [test_table(lines)]
+    found += [score_table(scores, panel) for panel in panels]
+    found += [difference_table(scores, panel) for panel in panels]
+    partial = [panel for panel in panels if curves_of(scores, panel, whole=False)]
+    found += [difference_table(scores, panel, whole=False) for panel in partial]
+    found += [baseline_table(scores, panel) for panel in BASELINES if panel in panels]
+    found += [kept_table(scores, panel) for panel in panels]
+    return [*found, noise_table(lines)] if any(line["rerun"] for line in lines) else found
+
+
+def update(page: Path, found: Sequence[Sequence[str]]) -> None:
+    """Replace the tables of a page that have the same first cell as those found.
+
+    Raises:
+        ValueError: If the page lacks one of them.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for new in found:
+        head = new[0].split("|")[1]
+        begin = next((at for at, line in enumerate(lines) if line.startswith(f"|{head}|")), None)
+        if begin is None:
+            raise ValueError(f"{page}: got no table that begins with |{head}|; add its first line where it belongs")
+        end = next((at for at in range(begin, len(lines)) if not lines[at].startswith("|")), len(lines))
+        lines[begin:end] = new
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Print tables, tests and the noise of a rerun."""
+    """Print every table, and update a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    lines = read(parser.parse_args().results)
+    parser.add_argument("--update", type=Path, help="a page whose tables to replace")
+    arguments = parser.parse_args()
+    lines = read(arguments.results)
     if not lines:
-        parser.error(f"got no results in {parser.parse_args().results}; make some with benchmarks/evidence.py")
-    scores = gather(lines)
-    for panel in SIZES:
-        print("\n".join(score_table(scores, panel)), end="\n\n")
-    print("\n".join([*tests(lines), "", *noise(lines)]))
+        parser.error(f"got no results in {arguments.results}; make some with benchmarks/evidence.py")
+    found = tables(lines)
+    print("\n\n".join("\n".join(each) for each in found))
+    if arguments.update:
+        update(arguments.update, found)
 
 
 if __name__ == "__main__":

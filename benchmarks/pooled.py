@@ -1,7 +1,7 @@
 """Paired differences with 95 % intervals, from both committed runs of the study.
 
-    python benchmarks/pooled.py           # print tables of docs/study.md, scaling.md, retrofit.md and dense.md
-    python benchmarks/pooled.py --draw    # also redraw docs/figures/study.png
+    python benchmarks/pooled.py           # print tables of results/fashion_study.md, docs/retrofit.md and docs/dense.md
+    python benchmarks/pooled.py --draw    # also redraw results/fashion_study.png
 
 `study_seeds3.json` and `beyond_PANEL.json` contain RoPE-Axial and RoPE-Mixed trained twice with the same settings and
 seeds 0 to 2, by two states of this package: six trainings, two for each seed. A difference is taken within one file
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
-FIGURE = Path(__file__).parents[1] / "docs/figures/study.png"
+FIGURE = RESULTS / "fashion_study.png"
+FASHION_PAGE = "benchmarks/results/fashion_study.md"
 
 #: 97.5 % quantiles of Student's t by degrees of freedom.
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
@@ -306,17 +307,17 @@ def tables() -> Iterator[tuple[str, list[str]]]:
     """Yield the page of each table, and its lines."""
     axial, mixed, ape = Arm("rope_axial"), Arm("rope_mixed"), Arm("ape")
     for name in FILES:
-        yield "docs/study.md", score_table(name)
-        yield "docs/study.md", pair_table(name, mixed, axial)
-        yield "docs/study.md", single_table(name, [(axial, ape), (mixed, ape)])
+        yield FASHION_PAGE, score_table(name)
+        yield FASHION_PAGE, pair_table(name, mixed, axial)
+        yield FASHION_PAGE, single_table(name, [(axial, ape), (mixed, ape)])
     for name in FILES:
-        yield "docs/scaling.md", beyond_table(name)
-    yield "docs/scaling.md", resize_table()
+        yield FASHION_PAGE, beyond_table(name)
+    yield FASHION_PAGE, resize_table()
     best = Arm("rope_mixed", SCALING)
     spiral, polar = Arm("rope_spiral"), Arm("rope_polar", SCALING)
-    yield "docs/scaling.md", single_table("field", [(spiral, best), (polar, best), (polar, spiral)])
-    yield "docs/scaling.md", search_table()
-    yield "docs/scaling.md", share_table()
+    yield FASHION_PAGE, single_table("field", [(spiral, best), (polar, best), (polar, spiral)])
+    yield FASHION_PAGE, search_table()
+    yield FASHION_PAGE, share_table()
     yield "docs/retrofit.md", retrofit_table()
     yield "docs/dense.md", dense_table("segment", "mIoU")
     yield "docs/dense.md", dense_table("detect", "AP")

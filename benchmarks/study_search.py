@@ -1,7 +1,7 @@
 """Search settings for `ropevit study` on held-out training images, never on the test images.
 
     python benchmarks/study_search.py             # train what the results lack of the grids below
-    python benchmarks/study_search.py --show      # print the tables of docs/study.md
+    python benchmarks/study_search.py --show      # print the tables of results/fashion_study.md
 
 Trains on 9,000 of the embedded training images and evaluates on the other 1,000, with seeds from 100 and one thread.
 Each run adds a row to `results/study_search.csv`, with its changes from the initial settings.

@@ -2,7 +2,7 @@
 
     ropevit study --panels field --embeddings rope_axial rope_mixed --test-sizes 32 64 96 128 --seeds 3 --out runs/tiles
     python benchmarks/tiles.py --study runs/tiles    # evaluate what the results lack
-    python benchmarks/tiles.py --show                # print the tables of docs/scaling.md
+    python benchmarks/tiles.py --show                # print the tables of results/fashion_study.md
 
 Every model is evaluated on the study's test canvases: whole, without and with RoPE scaling; in adjacent tiles; and in
 windows half the training size apart, whose probabilities are averaged where they overlap. The model sees nothing
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pooled import SCALING, Arm, Scores, Training, interval, paired, read_panel, share, table
+from pooled import FASHION_PAGE, SCALING, Arm, Scores, Training, interval, paired, read_panel, share, table
 from torch import Tensor
 
 from ropevit.data.fashion import load_fashion
@@ -219,10 +219,10 @@ def share_table(path: Path) -> list[str]:
 
 def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
     """Yield the page of each table, and its lines."""
-    yield "docs/scaling.md", score_table(path)
-    yield "docs/scaling.md", difference_table(path)
-    yield "docs/scaling.md", window_table(path)
-    yield "docs/scaling.md", share_table(path)
+    yield FASHION_PAGE, score_table(path)
+    yield FASHION_PAGE, difference_table(path)
+    yield FASHION_PAGE, window_table(path)
+    yield FASHION_PAGE, share_table(path)
 
 
 def main() -> None:

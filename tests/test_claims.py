@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import evidence
+import evidence_report
 import isotropy
 import pooled
 import pytest
@@ -22,7 +24,8 @@ from ropevit.study.panels.pixels import pixel_logits
 from ropevit.study.settings import FASHION
 
 ROOT = Path(__file__).parents[1]
-TABLES = [*pooled.tables(), *tiles.tables(), *isotropy.tables()]
+EVIDENCE = [("docs/evidence.md", lines) for lines in evidence_report.tables(evidence.read())]
+TABLES = [*pooled.tables(), *tiles.tables(), *isotropy.tables(), *EVIDENCE]
 
 
 def test_an_interval_is_the_mean_and_t_standard_errors():
@@ -83,14 +86,18 @@ def test_the_tables_of_the_docs_are_as_printed(page, lines):
     assert "\n".join(lines) in (ROOT / page).read_text()
 
 
+RECORD = pooled.FASHION_PAGE
+#: Page, the words that begin a section, and those that end it.
 SECTIONS = [
-    ("docs/study.md", "## The study itself", "## The search"),
+    (RECORD, "## The study", "## The search"),
+    (RECORD, "## Scaling methods and rope types", "These are small models"),
+    ("docs/evidence.md", "## In short", "## How it was done"),
+    ("docs/evidence.md", "in all three\ntasks. H4:", "## Scores"),
     ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --rope-types all`"),
-    ("docs/scaling.md", "## What was measured", "These are small models"),
-    ("docs/choose.md", "## Our study", "## Detection and segmentation"),
+    ("docs/scaling.md", "## What to take for large images", "\n## "),
+    ("docs/choose.md", "## Our comparison", "## Detection and segmentation"),
     ("docs/choose.md", "- **Here**, small models", "## Scaling methods and other rope types"),
-    ("docs/choose.md", "## Scaling methods and other rope types", "## Distance biases"),
-    ("README.md", "*Two runs", "## Two commands"),
+    ("README.md", "*Means of eight seeds", "## Two commands"),
 ]
 
 
@@ -103,7 +110,7 @@ def decimals(text):
 @pytest.mark.parametrize(("page", "start", "end"), SECTIONS)
 def test_the_numbers_in_prose_are_printed_by_a_command(page, start, end):
     printed = {value for _, lines in TABLES for value in decimals("\n".join(lines))}
-    section = (ROOT / page).read_text().split(start)[1].split(end)[0]
+    section = (ROOT / page).read_text().split(start, 1)[1].split(end)[0]
     said = decimals(section)
     assert said
     assert [value for value in said if value not in printed] == []
@@ -111,7 +118,7 @@ def test_the_numbers_in_prose_are_printed_by_a_command(page, start, end):
 
 def test_the_numbers_of_measured_md_are_printed_by_a_command():
     rows = (ROOT / "docs/measured.md").read_text().splitlines()
-    scripts = "pooled.py", "tiles.py", "isotropy.py"
+    scripts = "pooled.py", "tiles.py", "isotropy.py", "evidence_report.py"
     claims = [row for row in rows if row.startswith("|") and any(script in row for script in scripts)]
     printed = {value for _, lines in TABLES for value in decimals("\n".join(lines))}
     assert len(claims) >= len(scripts)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from ropevit.study.panels import FarPanel
+
 
 class Cell(NamedTuple):
     panel: str
@@ -36,7 +38,13 @@ def lines(change=lambda _: 0.0, arms=evidence.CORE, noise=1.0):
 
 
 def verdicts(found):
-    return {text.split()[0]: "holds" in text for text in report.tests(found) if text.startswith("H")}
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in report.test_table(found)[2:]]
+    return {name: verdict == "holds" for name, verdict, *_ in rows if name}
+
+
+@pytest.fixture
+def three_seeds(monkeypatch):
+    monkeypatch.setattr(report, "SEEDS", (1, 2, 3))
 
 
 def test_equal_arms_hold_no_hypothesis():
@@ -89,10 +97,17 @@ def test_a_difference_by_hand_is_corrected_for_its_candidates():
 
 
 def test_tests_are_open_while_a_training_is_missing():
-    some = lines()[:-1]
-    (text,) = report.tests(some)
-    assert text.startswith("The tests are open: 1 of the arms")
-    assert "transposed" in text
+    *_, row = report.test_table(lines()[:-1])
+    assert row.startswith(
+        "| all | open | 1 of the arms that the tests need lack seeds, such as field rope_spiral trans"
+    )
+
+
+def test_the_tests_need_no_other_arms_than_those_that_run_first():
+    every = lines()
+    needed = [line for line in every if line["arm"] in evidence.TESTED[line["panel"]]]
+    assert len(needed) == 21 * 8 < len(every)
+    assert report.test_table(needed) == report.test_table(every)
 
 
 def test_the_plan_goes_seed_by_seed_and_repeats_nothing():
@@ -111,9 +126,75 @@ def test_a_rerun_takes_no_part_in_the_tests_and_its_noise_is_printed():
     for line in again:
         line["scores"] = {"whole": {size: score + 2 for size, score in line["scores"]["whole"].items()}}
     assert report.gather([*found, *again]) == report.gather(found)
-    noise = list(report.noise([*found, *again]))
-    assert noise[0] == "field at 1x, bfloat16: 2.00 points on average, at most 2.00"
-    assert len(noise) == 12
+    _, _, *rows = report.noise_table([*found, *again])
+    assert rows[0] == "| `field`, bfloat16 | 2.0, 2.0 | 2.0, 2.0 | 2.0, 2.0 | 2.0, 2.0 |"
+    assert len(rows) == 3
+
+
+def made_up():
+    """Scores of two arms in three seeds."""
+    return [
+        evidence.key("field", arm, seed, "")
+        | {"scores": {"whole": {"32": 40.0, "64": 30.0 + up * seed}, "tiles": {"64": 30.0 + up * seed / 2}}}
+        for seed in (1, 2, 3)
+        for arm, up in ((evidence.Arm("rope_mixed"), 0), (evidence.Arm("ape"), 1))
+    ]
+
+
+@pytest.mark.usefixtures("three_seeds")
+def test_tables_of_differences_by_hand():
+    """One arm is 1, 2 and 3 points above the other's tiles at 64 px, and half of that above its own, in three seeds."""
+    scores = report.gather(made_up())
+    mean, half = report.interval((1.0, 2.0, 3.0))
+    assert half > mean  # not bold
+    assert f"| `ape` |  | {mean:+.1f} ± {half:.1f} |  |  |" in report.difference_table(scores, "field")
+    assert f"| `ape` | {mean / 2:+.1f} ± {half / 2:.1f} |  |  |" in report.baseline_table(scores, "field")
+    assert f"| `ape` | **{mean - 10:+.1f} ± {half:.1f}** |  |  |" in report.kept_table(scores, "field")
+
+
+@pytest.mark.usefixtures("three_seeds")
+def test_an_arm_without_every_seed_is_compared_apart():
+    scores = report.gather([line for line in made_up() if (line["arm"], line["seed"]) != ("ape", 3)])
+    half = report.interval((1.0, 2.0))[1]
+    assert not any("ape" in row for row in report.difference_table(scores, "field"))
+    assert not any("ape" in row for row in report.score_table(scores, "field"))
+    rows = report.difference_table(scores, "field", whole=False)
+    assert rows[0].startswith("| field, fewer seeds: over `rope_mixed`, in tiles | seeds | 32 |")
+    assert f"| `ape` | 2 |  | +1.5 ± {half:.1f} |  |  |" in rows
+
+
+def test_a_training_that_is_there_twice_raises():
+    with pytest.raises(ValueError, match="got two lines of field rope_mixed seed 1"):
+        report.gather([*made_up(), made_up()[0]])
+
+
+def test_a_part_below_zero_beyond_chance_is_named_reversed():
+    worse = lines(lambda at: -9.0 * (at.arm in evidence.BIASES and at.panel == "far"))
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in report.test_table(worse)]
+    verdict = {row[2].split()[0]: row[1] for row in rows if "alibi" in row[2] or "decay" in row[2] or "gauss" in row[2]}
+    assert "reversed" in verdict["`far`"]
+    assert "reversed" not in verdict["`field`"]
+
+
+def test_no_lead_makes_the_fourth_hypothesis_void():
+    rows = report.test_table(lines(lambda at: -9.0 * (at.arm == "rope_spiral")))
+    assert any(row.startswith("| H4 | void, reversed |") for row in rows)
+
+
+def test_a_page_gets_the_new_rows_of_its_tables(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n\n| one | x |\n| --- | --- |\n| old | 1 |\n\nb\n\n| two | x |\n")
+    report.update(page, [["| one | y |", "| --- | --- |", "| new | 2 |", "| more | 3 |"]])
+    assert page.read_text() == ("a\n\n| one | y |\n| --- | --- |\n| new | 2 |\n| more | 3 |\n\nb\n\n| two | x |\n")
+    with pytest.raises(ValueError, match=r"page\.md: got no table that begins with \| three \|"):
+        report.update(page, [["| three | y |"]])
+
+
+def test_the_floor_is_that_of_the_test_images_of_a_seed():
+    line = evidence.floors(evidence.panels(300)["far"], "far", 300)
+    assert (line["panel"], line["arm"], line["seed"]) == ("far", "floor", 300)
+    assert list(line["scores"]["whole"]) == ["48", "96", "144", "192"]
+    assert all(20 <= score < 40 for score in line["scores"]["whole"].values())  # the most frequent of five labels
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,6 +212,8 @@ def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same()
     assert first["field"].test_name == again["field"].test_name == "emoji/test/300"
     assert not torch.equal(first["zoom"].test.labels, second["zoom"].test.labels)
     canvases = [next(panels["far"].canvases(48))[0] for panels in (first, second, again)]
+    kept = first["far"].canvases(48)
+    assert torch.equal(next(kept)[0], next(FarPanel.canvases(first["far"], 48))[0])
     assert not torch.equal(canvases[0], canvases[1])
     assert torch.equal(canvases[0], canvases[2])
 
@@ -141,13 +224,16 @@ def test_transposed_canvases_are_those_of_field_transposed():
         assert torch.equal(whole.mT, transposed)
 
 
-def test_the_figure_draws_every_line_that_has_scores():
-    scores = report.gather(lines())
-    found = evidence_figure.draw(scores)
-    wanted = [line.label for line in evidence_figure.LINES if line.mode not in ("tiles", "resize")]  # not made up above
+def test_the_figure_draws_every_line_that_has_every_seed():
+    floor = [
+        evidence.key(name, evidence.Arm(evidence.FLOOR), seed, "") | {"scores": {"whole": dict.fromkeys(sizes, 20.0)}}
+        for name, sizes in evidence.SIZES.items()
+        for seed in evidence.SEEDS
+    ]
+    partial = [line for line in lines() if (line["panel"], line["arm"], line["seed"]) != ("far", "ape", 301)]
+    found = evidence_figure.draw(report.gather([*partial, *floor]))
     for panel, axes in zip(evidence_figure.TITLES, found.axes, strict=True):
-        drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines()[1:]}
-        assert list(drawn) == wanted
-        heights = drawn["RoPE-Mixed, parts+log"]
-        curve = scores[report.Curve(panel, "rope_mixed", evidence_figure.PARTS_LOG)]
-        assert heights[1:] == pytest.approx([np.mean(list(curve[size].values())) for size in evidence.SIZES[panel][1:]])
+        modes = ("whole", *evidence.SCALING[panel])  # tiles and resizing are not made up above
+        wanted = [line.label for line in evidence_figure.LINES if line.mode in modes]
+        drawn = [line.get_label() for line in axes.get_lines()[1:]]
+        assert drawn == [label for label in wanted if (panel, label) != ("far", "absolute (APE)")]
