@@ -24,7 +24,8 @@ def jaxtyped(function=None, *, typechecker=None):
     if inspect.isfunction(function):
         return _checked_when_called(function)
     made = getattr(function, "__init__", None)
-    if is_dataclass(function) and inspect.isfunction(made) and made.__globals__ is not globals():  # or checked already
+    # one that wraps another is checked already, or takes other arguments than that, as in transformers' configs
+    if is_dataclass(function) and inspect.isfunction(made) and not hasattr(made, "__wrapped__"):
         function.__init__ = _checked_when_called(made)
     return function
 

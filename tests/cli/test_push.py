@@ -135,6 +135,7 @@ def test_without_an_evaluation_the_index_has_the_score_of_the_training(tmp_path,
 
 
 def test_evaluations_of_other_weights_are_left_out_or_refused(run, tmp_path, capsys):
+    torch.manual_seed(1)  # not that of the run's weights
     other = ropevit.create_model(INIT, depth=1, width=16, heads=1, num_classes=3, img_size=32)
     found = write_evaluation(run / "other", other)
     main(["push", "runs/mine", "me/vit", "--out", "shared"])
@@ -146,6 +147,20 @@ def test_evaluations_of_other_weights_are_left_out_or_refused(run, tmp_path, cap
     assert "shared already holds model.safetensors, README.md; choose" in error_of([*words[:-1], "shared"], capsys)
     main([*words[:-1], "shared", "--overwrite"])
     assert not (tmp_path / "again").exists()
+
+
+def test_the_directory_of_a_run_is_not_written_to(run, capsys):
+    held = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    words = ["push", "runs/mine", "me/vit", "--out", "runs/mine", "--overwrite"]
+    assert "got --out runs/mine, the directory that is pushed; give another" in error_of(words, capsys)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == held
+
+
+def test_a_damaged_evaluation_that_was_only_found_is_left_out(run, capsys):
+    (run / "odd").mkdir()
+    (run / "odd/eval.json").write_text("{")
+    main(["push", "runs/mine", "me/vit", "--out", "shared"])
+    assert "left out runs/mine/odd: " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("run")

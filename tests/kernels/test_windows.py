@@ -1,4 +1,5 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -99,8 +100,19 @@ def test_masks_are_kept_up_to_a_number_of_bytes_the_latest_used_first(monkeypatc
     assert cached_mask(*first) is kept[0]
     cached_mask(*third)  # has no room beside both
     assert cached_mask(*first) is not kept[0]
-    monkeypatch.setattr(windows, "MASK_BYTES", 0)
-    assert torch.equal(cached_mask(*first), kept[0])
+    monkeypatch.setattr(windows, "MASK_BYTES", max(mask.nbytes for mask in kept) - 1)
+    once = cached_mask(*first)
+    assert cached_mask(*second) is not cached_mask(*second)  # too large by itself
+    assert cached_mask(*first) is once  # and takes no room from others
+    assert torch.equal(once, kept[0])
+
+
+def test_masks_are_kept_by_several_threads_at_once(monkeypatch):
+    keys = [(8, 4 * columns, 4, (2, 2), CPU) for columns in range(2, 8)]
+    monkeypatch.setattr(windows, "MASK_BYTES", 3 * cached_mask(*keys[-1]).nbytes)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda key: (key, cached_mask(*key)), keys * 50))
+    assert all(torch.equal(mask, make_mask(*key)) for key, mask in found)
 
 
 def test_no_mask_of_a_cuda_graph_capture_is_kept(monkeypatch):

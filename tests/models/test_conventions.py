@@ -12,7 +12,6 @@ from marks import by_default
 from ropevit.analysis import attention_layers
 from ropevit.analysis.layers import frequencies_at
 from ropevit.models import ViT, ViTConfig, set_scaling
-from ropevit.models.dense import DenseViTConfig
 from ropevit.rope import ROPE_FAMILIES, RopeConvention
 from ropevit.weights import WeightsError, convert, load_model, load_weights, save_model
 
@@ -160,6 +159,10 @@ def test_frequencies_of_figures_are_those_of_the_scaled_rotation(name):
     assert_close(found, frequencies_at(built, (9, 12))[0].frequencies)
 
 
-def test_dense_backbones_are_refused():
-    with pytest.raises(ValueError, match=r"a dense backbone would need class token and registers"):
-        DenseViTConfig(body=config())
+def test_a_module_of_which_one_model_refuses_the_scaling_stays_as_it_is():
+    both = torch.nn.ModuleList(
+        [ViT(config()), ViT(ViTConfig(position="ape", img_size=(32, 32), depth=1, width=16, heads=1))]
+    )
+    with pytest.raises(ValueError, match="RoPE"):
+        set_scaling(both, "ntk")
+    assert both[0].config.scaling is None

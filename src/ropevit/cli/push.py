@@ -47,6 +47,8 @@ def push(
     console = Console()
     if out is None:
         check_upload(repo)
+    elif source.is_dir() and out.resolve() == source.resolve():
+        raise ValueError(f"got --out {out}, the directory that is pushed; give another, so that it stays as it is")
     package = pack(source, repo, weights=weights, license=license, evals=evals)
     for line in package.notes:
         print_line(console, line)

@@ -1,6 +1,7 @@
 """Window partition of a map of any size, the masks of shifted and padded windows, and attention inside windows."""
 
 from collections import OrderedDict
+from threading import Lock
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,7 @@ from ropevit.rope import grid_positions
 #: Upper bound in bytes of the masks that are kept.
 MASK_BYTES = 2**26
 _masks: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+_lock = Lock()  # models may run in several threads
 
 
 def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
@@ -168,19 +170,24 @@ def cached_mask(
         mode: The active FakeTensorMode, if any: its tensors cannot be used outside of it.
     """
     key = h, w, window, shift, device, mode
-    mask = _masks.pop(key, None)
-    if mask is None:
-        with torch.inference_mode(False):  # training may reuse it
-            mask = make_mask(h, w, window, shift, device)
-    _masks[key] = mask
-    while sum(kept.nbytes for kept in _masks.values()) > MASK_BYTES:
-        _masks.popitem(last=False)
+    with _lock:
+        if key in _masks:
+            _masks.move_to_end(key)
+            return _masks[key]
+    with torch.inference_mode(False):  # training may reuse it
+        mask = make_mask(h, w, window, shift, device)
+    if mask.nbytes <= MASK_BYTES:
+        with _lock:
+            _masks[key] = mask
+            while sum(kept.nbytes for kept in _masks.values()) > MASK_BYTES:
+                _masks.popitem(last=False)
     return mask
 
 
 def clear_masks() -> None:
     """Remove all masks from the cache."""
-    _masks.clear()
+    with _lock:
+        _masks.clear()
 
 
 def _is_captured(device: torch.device) -> bool:

@@ -71,9 +71,12 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
             f"got {type(model).__name__}, which holds no model of this package; ropevit.set_scaling takes "
             "those of timm and transformers"
         )
-    for body in bodies:
-        grid = body.config.trained_grid if trained_grid is None else trained_grid
-        body.config = replace(body.config, scaling=scaling, trained_grid=grid)
+    grids = [body.config.trained_grid if trained_grid is None else trained_grid for body in bodies]
+    configs = [
+        replace(body.config, scaling=scaling, trained_grid=grid) for body, grid in zip(bodies, grids, strict=True)
+    ]  # all of them first: one that is refused leaves all as they are
+    for body, config in zip(bodies, configs, strict=True):
+        body.config = config
         apply_scaling(body)
 
 

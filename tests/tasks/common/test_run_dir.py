@@ -16,6 +16,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import (
     by_metric,
     checkpoint_in_run,
+    differences,
     draw_runs,
     find_runs,
     open_directory,
@@ -313,3 +314,10 @@ def test_special_characters_in_names_of_runs_and_recipes_are_listed_and_drawn(tm
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(runs))
     assert "[/red]$x^" in console.export_text()
+
+
+def test_a_flag_that_an_older_version_did_not_have_was_off():
+    assert differences({"lr": 1.0}, {"lr": 1.0, "freeze_backbone": False}) == []
+    assert differences({"lr": 1.0}, {"lr": 1.0, "freeze_backbone": True}) == ["freeze_backbone was None, now True"]
+    assert differences({"empty": True}, {"empty": False}) == ["empty was True, now False"]
+    assert differences({}, {"count": 0}) == ["count was None, now 0"]

@@ -5,11 +5,12 @@ from pathlib import Path
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.models.architectures import Config
 from ropevit.models.preprocessing import preprocessing_of
+from ropevit.models.registry import PUBLISHED
 from ropevit.tasks.classify.config import ClassifierConfig
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.registry import TASKS
 from ropevit.weights.metadata import stored_metadata
-from ropevit.weights.reading import read_checkpoint
+from ropevit.weights.reading import named_repository, read_checkpoint
 
 
 def pixels_of(model: ClassifierConfig) -> dict[str, tuple[float, ...]]:
@@ -28,8 +29,18 @@ def initial_pixels(body: Config, init: str) -> dict[str, tuple[float, ...]]:
         init: Its initial weights: a file, the name of a published model, or a hub id; empty for none.
     """
     family = preprocessing_of(body, init)
-    if body.is_foreign and Path(init).suffix == ".safetensors" and Path(init).expanduser().is_file():
+    if body.is_foreign and _is_held(init):
         header = read_checkpoint(init).metadata
         if header.get("format") in {name for task in TASKS.values() for name in task.formats}:
             return pixel_statistics(stored_metadata(header, init), body.in_channels, init, family)
     return {"mean": family.mean or MEAN, "std": family.std or STD}
+
+
+def _is_held(init: str) -> bool:
+    """Return whether initial weights are a file or folder, or a repository on the hub that is none of the published."""
+    if not init or init in PUBLISHED or init in PUBLISHED.values():
+        return False
+    path = Path(init).expanduser()
+    if path.exists():
+        return path.is_dir() or path.suffix == ".safetensors"
+    return named_repository(init) is not None

@@ -267,8 +267,9 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a description of each field that differs."""
+    """Return a description of each field that differs; a flag that older versions did not have was off."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    names = [name for name in names if name in before or now[name] is not False]
     return [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names]
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropevit.models.registry import PUBLISHED
+from torch import Tensor
+
+from ropevit.models.registry import PUBLISHED, model_name
 from ropevit.tasks.common.eval_results import (
     CURVE,
     OUT,
@@ -24,6 +26,7 @@ from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import stored_metadata
 from ropevit.weights.model_card import CardScore, ModelCard, to_table
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Checkpoint, named_repository, read_checkpoint
 from ropevit.weights.sharing import CARD, WEIGHTS, check_license, classifier_facts
 from ropevit.weights.upload import Files
@@ -126,7 +129,7 @@ def pack(
     file = _read_own(path)
     task = _task_of(file)
     run = path.parent if path.name in RUN_FILES.values() and (path.parent / FILE).exists() else None
-    found, notes = _evaluations(run, evals, task, hash_weights(task.get("load")(path)[0].state_dict()))
+    found, notes = _evaluations(run, evals, task, hash_weights(_evaluated_weights(path, file, task)))
     files, described = _evaluation_files(found)
     training = Training() if run is None else _describe_training(run, path, file, task)
     card = ModelCard(
@@ -168,6 +171,11 @@ def _task_of(file: Checkpoint) -> TaskSpec:
     return task
 
 
+def _evaluated_weights(path: Path, file: Checkpoint, task: TaskSpec) -> Mapping[str, Tensor]:
+    """Return the weights whose digest an evaluation stores: of a classifier those of the file, in its precision."""
+    return parse_checkpoint(file).state if task is TASKS[CLASSIFY] else task.get("load")(path)[0].state_dict()
+
+
 def _facts(task: TaskSpec, repo_id: str) -> dict[str, Any]:
     """Return what a task knows of its models: noun, usage and pipeline tag."""
     if task is TASKS[CLASSIFY]:
@@ -192,7 +200,13 @@ def _evaluations(
     """
     found, notes = [], []
     for folder in given or _candidates(run):
-        settings = read_settings(folder, "leave it out of --evals")
+        try:
+            settings = read_settings(folder, "leave it out of --evals")
+        except ValueError as error:
+            if given:
+                raise
+            notes.append(f"left out {folder}: {error}")
+            continue
         same = settings["config"].get("fingerprint") == digest and TASKS.get(str(settings.get("task"))) is task
         if same and (rows := read_rows(folder, task.get("result"))):
             found.append(Evaluation(folder=folder, settings=settings, rows=rows))
@@ -270,5 +284,8 @@ def _without_folder(value: Any) -> Any:
 
 def _base_model(settings: Mapping[str, Any]) -> str | None:
     """Return the hub id of the published weights that a training started from, if any."""
-    init = str((settings.get("model") or {}).get("init"))
-    return PUBLISHED.get(init, init if init in PUBLISHED.values() else None)
+    model = settings.get("model") or {}
+    init = str(model.get("init"))
+    if init == "published":  # of the backbone of a detector or segmenter
+        init = model_name(str(model.get("model")), str(model.get("position")))
+    return PUBLISHED.get(init, init if named_repository(init) is not None else None)
