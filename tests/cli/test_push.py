@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from ropevit.cli import main
 from ropevit.tasks.classify.evaluate import ClassifierResult
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.common.eval_results import ResultsDir, hash_weights
-from ropevit.tasks.common.sharing import pack
+from ropevit.tasks.common.sharing import _base_model, pack
 from ropevit.tasks.detect.model import Detector, DetectorConfig, save_detector
 from tasks.detect.small import small_config
 
@@ -195,3 +196,19 @@ def test_a_detector_is_packed_with_how_to_load_it(tmp_path):
     assert 'from ropevit.tasks.detect.model import load_detector\n\nmodel, info = load_detector("me/detector")' in text
     assert "hf download me/detector --local-dir model\nropevit predict photo.jpg --checkpoint model" in text
     assert "2, in the order of the logits: `cat`, `dog`." in text
+
+
+def test_the_base_model_of_a_dense_training_is_that_of_its_backbone():
+    dense = {"model": "deit_base", "position": "rope_mixed", "init": "published"}
+    assert _base_model({"model": dense}) == "naver-ai/rope_mixed_deit_base_patch16_LS"
+    assert _base_model({"model": {**dense, "init": "me/my-vit"}}) == "me/my-vit"
+    assert _base_model({"model": {**dense, "init": "None"}}) is None
+    assert _base_model({"model": {**dense, "init": "runs/mine/best.safetensors"}}) is None
+
+
+def test_an_evaluation_of_weights_in_half_precision_is_theirs(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    ropevit.save_model("half.safetensors", half)
+    found = write_evaluation(tmp_path / "half", half)
+    assert "eval.csv" in pack(tmp_path / "half.safetensors", "me/half", evals=[found]).files

@@ -20,10 +20,10 @@ from ropevit.models.registry import MODELS
 from ropevit.tasks.classify.config import ClassifierConfig
 from ropevit.tasks.classify.eval_model import open_eval_model, read_eval_model
 from ropevit.tasks.classify.evaluate import protocol_of, views_of
-from ropevit.tasks.classify.pixels import pixels_of
+from ropevit.tasks.classify.pixels import initial_pixels, pixels_of
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.train import train
-from ropevit.weights import convert, create_model, load_model, load_weights, save_model
+from ropevit.weights import convert, create_model, load_model, load_weights, save_model, save_pretrained
 
 BETWIXT, SQUASHED = "vit_betwixt_patch16_rope_reg4_gap_256", "eva02_base_patch14_448"
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -163,3 +163,10 @@ def test_a_model_keeps_the_pixels_of_its_weights_until_it_is_saved(tmp_path):
     assert load_model(second)[1].metadata == info.metadata | {"crop": 0.9}
     load_weights(model, create_model("dinov3_vitl16", num_classes=3, **small).state_dict())  # which have the family's
     assert load_model(save_model(tmp_path / "third.safetensors", model))[1].metadata == {}
+
+
+def test_training_from_a_folder_of_weights_keeps_their_pixels(tmp_path):
+    model, own = create_model(SQUASHED), {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    folder = save_pretrained(model, tmp_path / "shared", metadata=own)
+    assert initial_pixels(model.config, str(folder)) == own
+    assert initial_pixels(model.config, "") != own
