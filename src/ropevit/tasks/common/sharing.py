@@ -22,6 +22,7 @@ from ropevit.tasks.common.eval_results import (
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import FILE, IMAGES, RUN_FILES, WeightsChoice, comparable, weights_file
 from ropevit.tasks.common.run_dir import read_settings as read_training
+from ropevit.tasks.dense.backbone import PRETRAINED
 from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import stored_metadata
@@ -286,6 +287,6 @@ def _base_model(settings: Mapping[str, Any]) -> str | None:
     """Return the hub id of the published weights that a training started from, if any."""
     model = settings.get("model") or {}
     init = str(model.get("init"))
-    if init == "published":  # of the backbone of a detector or segmenter
+    if init == PRETRAINED:
         init = model_name(str(model.get("model")), str(model.get("position")))
     return PUBLISHED.get(init, init if named_repository(init) is not None else None)
