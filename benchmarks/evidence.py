@@ -3,6 +3,9 @@
     nice -n 19 python benchmarks/evidence.py               # train and evaluate what is missing, seed by seed
     nice -n 19 python benchmarks/evidence.py --arms core   # the arms of the hypotheses alone, in every panel
     nice -n 19 python benchmarks/evidence.py --arms tested # only the trainings that the tests use
+    nice -n 19 python benchmarks/evidence.py --arms rope_star "rope_mixed_decay sizes" --panels field
+    nice -n 19 python benchmarks/evidence.py --rerun       # train some of them again: the noise of a rerun
+    nice -n 19 python benchmarks/evidence_drawings.py      # what other drawings would change
     python benchmarks/evidence_report.py                   # tables and tests, from what there is
     python benchmarks/evidence_figure.py --out FILE.png    # the curves that a reader chooses between
 
@@ -46,9 +49,12 @@ in bfloat16 (`--rerun`); these lines have `rerun` set and take no part in the te
 - Random sizes reach 48 px (`far`: 64): 3 times the training size is 2 (2.25) times the largest size seen, and a step
   has more tokens on average, 81 against 64 (174 against 144).
 - The trainings that the tests use ran first (`--arms tested`), so other arms have fewer seeds at first.
+- Reruns with one thread, as the first time, are of every arm in the table of the tests, at one seed: other
+  processors, and models for `evidence_drawings.py`, which measures what other drawings would change.
 """
 
 import argparse
+import gc
 import json
 import os
 import time
@@ -118,6 +124,7 @@ EXPLORED = (
     Arm("rope_mixed_decay", "sizes"),
 )
 GROUPS = {"core": CORE, "tested": CORE, "explored": EXPLORED, "all": (*CORE, *EXPLORED)}
+ARMS = {str(arm): arm for arm in GROUPS["all"]}
 BIASES = ("alibi_learned", "rope_mixed_decay", "rope_mixed_gaussian")
 RANDOM_SIZES = tuple(f"{name} sizes" for name in ROTATIONS)
 #: What the tests use: panel -> arms.
@@ -129,6 +136,7 @@ TESTED = {
 #: Arms and seeds of the reruns, and how they are trained: threads and precision.
 RERUNS = [(Arm(name), seed) for name in ROTATIONS for seed in SEEDS[:2]]
 RERUN_SETTINGS = {"2 threads": (2, torch.float32), "bfloat16": (1, torch.bfloat16)}
+SAME_SETTINGS = "1 thread"
 
 
 class TransposedPanel(FieldPanel):
@@ -148,6 +156,7 @@ class TransposedPanel(FieldPanel):
 @lru_cache(maxsize=1)
 def panels(seed: int) -> dict[str, Panel]:
     """Make the panels of a seed, with a bootstrap sample of the drawings of the test artist."""
+    gc.collect()  # the panels of the seed before refer to their own caches
     train, test = (load_emoji(split, groups=STUDY_GROUPS) for split in ("train", "test"))
     sample = torch.randint(len(test), (len(test),), generator=make_generator("evidence", "test drawings", seed))
     images = train, test.subset(sample.sort().values, f"{test.name}/{seed}")
@@ -197,7 +206,7 @@ def read(path: Path = RESULTS) -> list[dict[str, Any]]:
 
 def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
     """Train and evaluate a model, from its checkpoint if there is one, and return its line of the results."""
-    threads, dtype = RERUN_SETTINGS.get(rerun, (1, torch.float32))
+    threads, dtype = RERUN_SETTINGS.get(rerun, (1, torch.float32))  # nothing or SAME_SETTINGS: the first settings
     torch.set_num_threads(threads)
     run = Run(
         panel=name,
@@ -239,7 +248,7 @@ def folder(name: str, arm: Arm, seed: int, rerun: str) -> Path:
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", choices=GROUPS, default="all")
+    parser.add_argument("--arms", nargs="+", choices=[*GROUPS, *ARMS], default=["all"], metavar="ARM")
     parser.add_argument("--panels", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rerun", action="store_true", help="measure the noise of a rerun")
     parser.add_argument("--floors", action="store_true", help="write the scores of models that learned nothing")
@@ -250,23 +259,28 @@ def main() -> None:
                 if not is_done(key(name, Arm(FLOOR), seed, "")):
                     write(floors(panels(seed)[name], name, seed))
         return
-    for name, arm, seed, rerun in plan(GROUPS[arguments.arms], arguments.panels, arguments.rerun):
-        unused = arguments.arms == "tested" and str(arm) not in TESTED[name]
-        if unused or is_done(key(name, arm, seed, rerun)):
-            continue
-        try:
-            with lock_folder(folder(name, arm, seed, rerun)):
-                if is_done(key(name, arm, seed, rerun)):  # by another process, meanwhile
-                    continue
-                line = do(panels(seed)["transposed" if arm.training == "transposed" else name], name, arm, seed, rerun)
-        except ValueError as error:
-            if "another process" not in str(error):
-                raise
-            continue
-        write(line)
-        print(
-            name, arm, seed, rerun, {mode: list(scores.values()) for mode, scores in line["scores"].items()}, flush=True
-        )
+    arms = tuple(dict.fromkeys(arm for given in arguments.arms for arm in GROUPS.get(given) or [ARMS[given]]))
+    for name, arm, seed, rerun in plan(arms, arguments.panels, arguments.rerun):
+        if arguments.arms != ["tested"] or str(arm) in TESTED[name]:
+            do_missing(name, arm, seed, rerun)
+
+
+def do_missing(name: str, arm: Arm, seed: int, rerun: str) -> None:
+    """Do a training and write its line, unless the results have it or another process is at it."""
+    if is_done(key(name, arm, seed, rerun)):
+        return
+    try:
+        with lock_folder(folder(name, arm, seed, rerun)):
+            if is_done(key(name, arm, seed, rerun)):  # by another process, meanwhile
+                return
+            line = do(panels(seed)["transposed" if arm.training == "transposed" else name], name, arm, seed, rerun)
+            write(line)
+    except ValueError as error:
+        if "another process" not in str(error):
+            raise
+        return
+    found = {mode: list(scores.values()) for mode, scores in line["scores"].items()}
+    print(name, arm, seed, rerun, found, flush=True)
 
 
 def is_done(wanted: Mapping[str, Any]) -> bool:

@@ -4,6 +4,8 @@ from functools import cache
 from typing import NamedTuple
 
 import evidence
+import evidence_drawings as drawings
+import evidence_familywise as familywise
 import evidence_figure
 import evidence_report as report
 import numpy as np
@@ -239,3 +241,56 @@ def test_the_figure_draws_every_line_that_has_every_seed():
         wanted = [line.label for line in evidence_figure.LINES if line.mode in modes]
         drawn = [line.get_label() for line in axes.get_lines()[1:]]
         assert drawn == [label for label in wanted if (panel, label) != ("far", "absolute (APE)")]
+
+
+def test_the_whole_procedure_rarely_finds_what_is_not_there(monkeypatch):
+    scores = report.gather(lines())
+    assert familywise.rates(scores, rounds=40)["any"] <= 0.1
+    monkeypatch.setattr(familywise, "holm", lambda values: {name: p < 0.5 for name, p in values.items()})
+    assert familywise.rates(scores, rounds=40)["any"] > 0.5
+
+
+def test_simulated_scores_keep_what_the_arms_of_a_seed_share():
+    shared = dict(zip(evidence.SEEDS, np.random.default_rng(0).normal(size=8).tolist(), strict=True))
+    curves = [report.Curve("field", name) for name in evidence.ROTATIONS]
+    columns, rest = familywise.residuals({curve: {64: shared} for curve in curves})
+    axial, mixed = (
+        list(familywise.without_effect(columns, rest, np.random.default_rng(0))[curve][64].values()) for curve in curves
+    )
+    assert axial == mixed
+    assert np.std(axial) > 0.3
+
+
+def drawing_lines(part, values):
+    """Results of samples of drawings in which a difference has these values."""
+    return [
+        {
+            "resample": number,
+            "scores": [
+                {**curve._asdict(), "size": part.size, "score": score}
+                for curve, score in ((part.above, 10.0 + value), (part.below, 10.0))
+            ],
+        }
+        for number, value in enumerate(values)
+    ]
+
+
+def test_an_interval_over_drawings_by_hand():
+    curves = report.Curve("field", "rope_mixed"), report.Curve("field", "rope_axial")
+    part = report.Difference(*curves, 64, (1.0, 2.0, 3.0))
+    samples = drawing_lines(part, (1.0, 3.0))
+    assert drawings.spread(part, samples) == pytest.approx(2**0.5)
+    assert drawings.both(part, samples) == pytest.approx(4.303 * (1 / 3 + 2) ** 0.5, abs=1e-3)
+
+
+def test_only_missing_samples_of_drawings_are_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawings, "RESULTS", tmp_path / "drawings.jsonl")
+    monkeypatch.setattr(drawings, "RESAMPLES", range(1000, 1003))
+    asked = []
+    monkeypatch.setattr(drawings, "score", lambda *which: asked.append(which[-1]) or 1.0)
+    monkeypatch.setattr(drawings, "trained", lambda *_: None)
+    curves = [(report.Curve("field", "rope_mixed"), 64)]
+    drawings.evaluate_missing(curves)
+    drawings.evaluate_missing(curves)
+    assert asked == [1000, 1001, 1002]
+    assert [line["resample"] for line in evidence.read(drawings.RESULTS)] == asked
