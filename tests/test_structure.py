@@ -22,6 +22,7 @@ EVERYWHERE = (
     "lazy",
     "locks",
     "machine",
+    "painting",
     "plugins",
     "text",
 )

@@ -88,3 +88,12 @@ def read_json(path: Path) -> Any:
         ValueError: If it is no JSON, is cut off, or is nested too deeply; one line that names the path.
     """
     return parse_json(path.read_bytes(), path)
+
+
+def unused_path(path: Path) -> Path:
+    """Return the path, or the first of NAME-2, NAME-3, ... (before the suffix of a file) that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate

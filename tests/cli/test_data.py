@@ -59,6 +59,9 @@ def test_harmless_findings_give_exit_code_0(images, capsys):
         (["check", "nowhere"], "found no folder nowhere"),
         (["check", "fashion"], "got fashion, which needs no check"),
         (["check", "train-{a..b}.tar"], "expected ranges of numbers"),
+        (["show", "nowhere"], "found no folder nowhere"),
+        (["show", "fashion", "--count", "101"], "count=101"),
+        (["show", "fashion", "--out", "mine.jpg"], "got --out mine.jpg; expected a name that ends in .png"),
         (["speed", "nowhere"], "found no folder nowhere"),
         (["speed", "fashion", "--workers", "-1"], "workers=-1"),
         (["speed", "fashion", "--seconds", "0"], "seconds=0"),
@@ -118,3 +121,17 @@ def test_a_folder_of_results_is_refused(images, capsys):
     (images / "train" / "ant" / "metrics.jsonl").touch()
     assert run("check", images / "train") == 2
     assert "holds results, not data: found" in capsys.readouterr().err
+
+
+def test_pictures_of_a_data_set_are_numbered_and_never_overwritten(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (images / "train/ant/0.png").write_text("no image")
+    assert run("show", images) == run("show", images, "--count", "3") == 0
+    printed = capsys.readouterr().out
+    assert f"skipped {images}/train/ant/0.png: cannot identify image file" in printed
+    assert f"5 images of {images} (train) are in data-train.png\n" in printed
+    assert f"3 images of {images} (train) are in data-train-2.png\n" in printed
+    with Image.open("data-train.png") as picture:
+        assert picture.size > (600, 600)
+    assert run("show", images, "--out", "data-train.png") == 2
+    assert "data-train.png exists; choose another --out" in capsys.readouterr().err

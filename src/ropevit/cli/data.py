@@ -1,4 +1,4 @@
-"""`ropevit data`: checks a data set, measures its reading speed, or makes a small one."""
+"""`ropevit data`: checks a data set, shows images of it, measures its reading speed, or makes a small one."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich import box
@@ -19,10 +19,11 @@ from ropevit.data.augment import AugmentConfig, AutoAugment, train_transform
 from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense
 from ropevit.data.findings import ADVICE, HARMLESS, DataReport, Finding
+from ropevit.data.show import show
 from ropevit.data.sources import NAMED_SOURCES, open_source
 from ropevit.data.speed import measure_speed
 from ropevit.data.tiny import COUNTS, make_tiny
-from ropevit.files import write_text
+from ropevit.files import unused_path, write_atomically, write_text
 from ropevit.text import csv_cell
 
 #: Examples of each kind of problem in the table.
@@ -54,6 +55,32 @@ class CheckConfig:
     of COCO or ADE20K."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """CSV file for all findings; must not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Draw images of a data set with their classes, boxes or masks into one picture, to see that they are right.
+
+    For example:
+      ropevit data show my_images
+      ropevit data show my_coco --split val --count 9 --seed 1
+    """
+
+    path: PathText
+    """Images of classes: fashion or emoji (embedded), a folder, or a pattern of WebDataset shards; or a folder in the
+    format of COCO or ADE20K."""
+    split: Literal["train", "val"] = "train"
+    """Split of which images are drawn."""
+    count: int = 16
+    """Number of images, up to 100."""
+    seed: int = 0
+    """Chooses the images; other seeds show others."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Picture to write; must not exist. Default: data-train.png or data-val.png, then data-train-2.png, ..."""
+
+    def __post_init__(self):
+        if self.out is not None and self.out.suffix.lower() != ".png":
+            raise ValueError(f"got --out {self.out}; expected a name that ends in .png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +124,24 @@ class MakeTinyConfig:
 def data(
     command: Annotated[
         Annotated[CheckConfig, tyro.conf.subcommand("check")]
+        | Annotated[ShowConfig, tyro.conf.subcommand("show")]
         | Annotated[SpeedConfig, tyro.conf.subcommand("speed")]
         | Annotated[MakeTinyConfig, tyro.conf.subcommand("make-tiny")],
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Check a data set, measure its reading throughput, or make a small one.
+    """Check a data set, show images of it, measure its reading throughput, or make a small one.
 
     For example:
       ropevit data check imagenet
+      ropevit data show my_images
       ropevit data speed imagenet
       ropevit data make-tiny coco my_coco
     """
     if isinstance(command, CheckConfig):
         _run_check(command)
+    elif isinstance(command, ShowConfig):
+        _run_show(command)
     elif isinstance(command, SpeedConfig):
         _run_speed(command)
     else:
@@ -125,8 +156,7 @@ def _run_check(config: CheckConfig) -> None:
     """
     if config.path in NAMED_SOURCES:
         raise ValueError(f"got {config.path}, which needs no check; give a folder, or a pattern of shards")
-    if config.out and config.out.exists():
-        raise ValueError(f"{config.out} exists; choose another --out, or remove it")
+    _check_new(config.out)
     console = Console()
     with progress_bar(console, "reading images") as update:
         report = check_dense(config.path, update) if annotation_format(config.path) else check(config.path, update)
@@ -141,6 +171,28 @@ def _run_check(config: CheckConfig) -> None:
         console.print("no problems found")
     else:
         sys.exit(1)
+
+
+def _check_new(out: Path | None) -> None:
+    """Raise ValueError if a file exists."""
+    if out and out.exists():
+        raise ValueError(f"{out} exists; choose another --out, or remove it")
+
+
+def _run_show(config: ShowConfig) -> None:
+    """Draw images into a PNG file, and name those that cannot be read.
+
+    Raises:
+        ValueError: If --out exists, or there is nothing to draw.
+    """
+    _check_new(config.out)
+    console = Console()
+    picture = show(config.path, config.split, config.count, config.seed)
+    out = config.out or unused_path(Path(f"data-{config.split}.png"))
+    write_atomically(out, lambda file: picture.image.save(file, format="PNG"))
+    for line in picture.skipped[:EXAMPLES]:
+        print_line(console, f"skipped {line}", "yellow")
+    print_line(console, f"{picture.shown} images of {config.path} ({config.split}) are in {out}")
 
 
 def summary(report: DataReport) -> Iterator[str]:

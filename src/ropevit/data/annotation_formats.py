@@ -27,6 +27,8 @@ class AnnotationFormat:
     """Opens a split for `ropevit data check`: called with folder and split, returns a `check_dense.DenseSplit`."""
     write_tiny: Part | None = None
     """Writes a split for `ropevit data make-tiny`: called with folder, split and a list of `tiny.Scene`."""
+    show: Part | None = None
+    """Opens a split for `ropevit data show`: called with folder and split, returns a `show.ShownSplit`."""
     annotations: str = "annotations"
     """Description of the annotations, in the help."""
 
@@ -52,6 +54,7 @@ ANNOTATION_FORMATS: dict[str, AnnotationFormat] = {
         recognize=lambda root: any(coco_paths(root, split)[0].exists() for split in SPLITS),
         prepare="ropevit.data.check_dense:prepare_coco",
         write_tiny="ropevit.data.tiny:write_coco",
+        show="ropevit.data.show:show_coco",
         annotations="bounding boxes",
     ),
     "ade": AnnotationFormat(
@@ -59,6 +62,7 @@ ANNOTATION_FORMATS: dict[str, AnnotationFormat] = {
         recognize=lambda root: any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()),
         prepare="ropevit.data.check_dense:prepare_ade",
         write_tiny="ropevit.data.tiny:write_ade",
+        show="ropevit.data.show:show_ade",
         annotations="segmentation maps",
     ),
 }

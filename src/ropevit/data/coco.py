@@ -123,20 +123,24 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
         ValueError: If there is no such split, or it has a fault of `REFUSED` (names file, id and reason).
     """
     path, folder = coco_paths(root, split)
-    file = read_coco(path)
+    return coco_source(read_coco(path), folder, split, keep_empty=keep_empty)
+
+
+def coco_source(file: CocoFile, folder: Path, split: str, *, keep_empty: bool = False) -> CocoSource:
+    """Make a split of a parsed annotation file and a folder of images; see `open_coco`."""
     for fault in missing_files(file, folder):
         raise refuse(fault)
     rows, dropped = boxes_of(file)
     kept = [image_id for image_id in rows if rows[image_id] or keep_empty]
     if not kept:
-        raise ValueError(f"{path} has no images with boxes; a detector needs some to train on")
+        raise ValueError(f"{file.path} has no images with boxes; a detector needs some to train on")
     flat = [row for image_id in kept for row in rows[image_id]]
     categories = sorted(file.categories)
     return CocoSource(
         name=f"coco/{split}",
         classes=tuple(file.categories[category] for category in categories),
         category_ids=tuple(categories),
-        annotations=path,
+        annotations=file.path,
         dropped=tuple(dropped),
         folder=folder,
         images=tuple((i, *(file.images[i][key] for key in ("file_name", "height", "width"))) for i in kept),

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
+
 #: Maximum bits of a run length; longer numbers are damaged.
 MAX_BITS = 40
 
@@ -57,3 +60,12 @@ def decode_runs(text: str) -> list[int] | None:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return None if shift else runs
+
+
+def decode_mask(mask: dict[str, Any]) -> Bool[np.ndarray, "H W"]:
+    """Decode a sound RLE mask, plain or compressed: runs of pixels outside and inside in turn, column by column."""
+    counts = mask["counts"]
+    runs = (decode_runs(counts) or []) if isinstance(counts, str) else counts
+    values = np.arange(len(runs)) % 2 == 1
+    height, width = mask["size"]
+    return values.repeat(runs).reshape(width, height).T

@@ -9,7 +9,7 @@ from torch import nn
 from ropevit.data.coco import open_coco
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
-from ropevit.tasks.common.drawing import class_color
+from ropevit.painting import class_color
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import eval_reader, normalize
 from ropevit.tasks.detect.boxes import Predictions

@@ -11,7 +11,7 @@ from ropevit.data.ade_classes import read_classes
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
-from ropevit.tasks.common.drawing import OPACITY, class_color
+from ropevit.painting import OPACITY, class_color
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import eval_reader
 from ropevit.tasks.segment.inference import InferenceConfig

@@ -15,8 +15,9 @@ from torch import Tensor
 from ropevit.data.coco import Boxes
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
+from ropevit.painting import Annotation, add_legend, paint_boxes
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
+from ropevit.tasks.common.drawing import Summary, save_png
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, prepare

@@ -14,8 +14,9 @@ from ropevit.data.ade_classes import CLASSES_FILE
 from ropevit.data.images import to_tensor
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
+from ropevit.painting import add_legend, paint_labels
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
+from ropevit.tasks.common.drawing import Summary, save_png
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.evaluate import ScalingAdvice, apply_scaling_override
