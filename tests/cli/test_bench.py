@@ -2,8 +2,9 @@ import csv
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
-from ropevit.bench import peers, runner, shapes, timing
+from ropevit.bench import peers, runner, scale, shapes, timing
 from ropevit.cli import main
 from ropevit.extras import MissingExtraError
 
@@ -122,7 +123,7 @@ def test_an_interrupt_keeps_what_is_finished(out, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kernel"], "no level named 'kernel'; choose from op, layer, model, all"),
+        (["kernel"], "no level named 'kernel'; choose from op, layer, model, scale, all"),
         (["--shapes", "vit225"], "no shape named 'vit225'; choose from vit224"),
         (["--peers", "jax"], "no peer named 'jax'; choose from ours, timm, transformers, plain"),
         (["--shapes", "swin1,swin1"], "name each once"),
@@ -142,3 +143,22 @@ def test_wrong_input_is_one_line(arguments, message, out, capsys, monkeypatch):
     assert message in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_scale_shows_how_cost_grows_and_leaves_out_what_was_wrong(out, capsys, monkeypatch):
+    tiny = replace(shapes.SIZES["quick"], pixels=32)
+    sizes = shapes.ScaleSizes((tiny, replace(tiny, pixels=64)), (), shapes.MixedSizes(tiny, ((32, 32), (16, 48))))
+    monkeypatch.setitem(shapes.SCALE_SIZES, "quick", sizes)
+    monkeypatch.setattr(scale, "_dinov3", lambda _: nn.Sequential(nn.Flatten(), nn.LazyLinear(9), nn.Dropout(0.5)))
+    main(["bench", "scale", "--quick", "--out", str(out)])
+    found = rows(out)
+    wrong = [row for row in found if "DINOv3" in row["label"]]
+    assert {row["shape"] for row in wrong} == {f"{tiny.name}, 32 px"}
+    assert all(row["note"].startswith("dropped, wrong: logits") for row in wrong)
+    assert {row["shape"] for row in found if row["milliseconds"]} == {
+        f"{tiny.name}, {what}" for what in ("32 px", "64 px", "mixed sizes")
+    }
+    assert f"### {tiny.name}, training step: memory" in (out / "bench.md").read_text()
+    assert (out / "scale.png").exists()
+    assert not (out / "bench.png").exists()
+    assert "scale.png" in capsys.readouterr().out

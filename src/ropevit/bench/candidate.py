@@ -10,6 +10,7 @@ DIRECTIONS = {
     "op": ("forward", "forward + backward"),
     "layer": ("forward", "forward + backward"),
     "model": ("inference", "training step"),
+    "scale": ("inference", "training step"),
 }
 
 
@@ -23,8 +24,9 @@ class Candidate:
     """Forward and backward."""
     tracked: Call
     """The forward pass with gradients enabled, which saves tensors for the backward pass."""
-    check: Callable[[], float]
-    """Compares with float64; returns the largest relative error or raises `WrongResultError`."""
+    check: Callable[[], float] | None
+    """Compares with float64; returns the largest relative error or raises `WrongResultError`. None: checked at another
+    size."""
     floor: tuple[int, int] | None = None
     """Least bytes that each direction reads and writes, or None where that is not meaningful."""
 
@@ -48,6 +50,10 @@ class Group:
     shape: str
     about: str
     """Description of the sizes."""
+    images: int = 1
+    """Images of a call, of the level scale."""
+    pixels: int = 0
+    """Pixels of an image, on average, of the level scale."""
     base: str
     """Label of the baseline entry; compiled entries are compared with its compiled twin, if there is one."""
     entries: Sequence[PlannedCandidate]

@@ -20,6 +20,8 @@ from ropevit.kernels import BACKENDS, set_backend
 from ropevit.models import Model, ViTConfig, build_model
 
 Build = Callable[[], nn.Module]
+#: Calls a model on the images of a candidate and returns logits.
+Forward = Callable[[nn.Module], Tensor]
 
 #: Factor on the tolerance of one rotation, since logits and gradients pass through all layers.
 _DEPTH_FACTOR = 5.0
@@ -106,22 +108,52 @@ def timm(size: ModelSize, embedding: str) -> nn.Module:
 
 def model_candidate(model: nn.Module, size: ModelSize, images: int, dtype: torch.dtype, compiled: bool) -> Candidate:
     """Return the candidate of a model: its calls on random images and labels."""
+    batch = torch.randn(images, 3, size.pixels, size.pixels, device=next(model.parameters()).device)
+    return forward_candidate(
+        model,
+        forward=lambda run: run(batch),
+        exact=lambda double: double(batch[:2].double()),
+        images=images,
+        dtype=dtype,
+        compiled=compiled,
+    )
+
+
+def forward_candidate(
+    model: nn.Module,
+    *,
+    forward: Forward,
+    exact: Forward,
+    images: int,
+    dtype: torch.dtype,
+    compiled: bool = False,
+) -> Candidate:
+    """Return the candidate of a model that is called in its own way.
+
+    Args:
+        model: Model.
+        forward: Calls a model, or the compiled one, on the batch and returns logits.
+        exact: Calls a model in float64 on the first two images, or fewer.
+        images: Number of images of the batch.
+        dtype: float32, or bfloat16 for autocast.
+        compiled: Whether to compile the model.
+    """
     device = next(model.parameters()).device
-    batch = torch.randn(images, 3, size.pixels, size.pixels, device=device)
     labels = torch.randint(0, 1000, (images,), device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     run = torch.compile(model) if compiled else model
 
     def logits() -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return run(batch)
+            return forward(run)  # pyright: ignore[reportArgumentType]
 
     def loss() -> Tensor:
         model.train()
-        return F.cross_entropy(logits().float(), labels)
+        got = logits().float()
+        return F.cross_entropy(got, labels % got.shape[1])
 
     @torch.no_grad()
-    def forward() -> Tensor:
+    def inference() -> Tensor:
         model.eval()
         return logits()
 
@@ -131,21 +163,21 @@ def model_candidate(model: nn.Module, size: ModelSize, images: int, dtype: torch
         optimizer.step()
 
     def check() -> float:
-        return check_model(model, logits, batch, labels, dtype)
+        return check_model(model, logits, exact, labels, dtype)
 
-    return Candidate(forward=forward, both=both, tracked=loss, check=check)
+    return Candidate(forward=inference, both=both, tracked=loss, check=check)
 
 
 def check_model(
-    model: nn.Module, logits: Callable[[], Tensor], batch: Tensor, labels: Tensor, dtype: torch.dtype
+    model: nn.Module, logits: Callable[[], Tensor], exact: Forward, labels: Tensor, dtype: torch.dtype
 ) -> float:
-    """Compare logits and gradients of the first two images with the same model in float64 and the reference backend.
+    """Compare logits and gradients of the first images with the same model in float64 and the reference backend.
 
     Args:
         model: Model under test.
         logits: Runs it on the batch.
-        batch: Images.
-        labels: Their class indices.
+        exact: Runs a copy of it in float64 on the first images.
+        labels: Class indices of the batch.
         dtype: Dtype of the matrix products.
     """
     double = copy.deepcopy(model).double().train()
@@ -153,9 +185,10 @@ def check_model(
         set_backend(double, "reference")
     model.train()
     with torch.enable_grad():
-        got, truth = logits()[:2], double(batch[:2].double())
-        found = gradients(model, F.cross_entropy(got.float(), labels[:2]))
-        known = gradients(double, F.cross_entropy(truth, labels[:2]))
+        truth = exact(double)
+        got, labels = logits()[: len(truth)], labels[: len(truth)] % truth.shape[1]
+        found = gradients(model, F.cross_entropy(got.float(), labels))
+        known = gradients(double, F.cross_entropy(truth, labels))
     return compare(
         {"logits": got.detach(), "gradient": found},
         {"logits": truth.detach(), "gradient": known},
@@ -165,6 +198,7 @@ def check_model(
 
 
 def gradients(model: nn.Module, loss: Tensor) -> Tensor:
-    """Return the gradients of all parameters as one vector."""
-    given = torch.autograd.grad(loss, [*model.parameters()])
+    """Return the gradients of all parameters as one vector; those that take no part count as 0."""
+    parameters = [*model.parameters()]
+    given = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in given])

@@ -12,6 +12,7 @@ import torch
 
 import ropevit
 from ropevit.bench.results import BenchRow, group_rows
+from ropevit.bench.scale_report import draw_growth, growth_tables
 from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
@@ -37,6 +38,7 @@ _MORE = {
     "op": " GB/s is the least memory traffic (forward: read and write q and k) over the median time.",
     "layer": "",
     "model": "",
+    "scale": " Candidates are checked at the first size alone. The first tables show what an image costs by its size.",
 }
 
 
@@ -70,6 +72,7 @@ def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str
             compiled = "; compiled candidates are compared with it compiled" if _any_compiled(rows, first) else ""
             reading = _READING.format(base=first.base, compiled=compiled, more=_MORE[first.level])
             lines += [f"## {first.level}", "", reading, ""]
+            lines += growth_tables(rows) if first.level == "scale" else []
         if (first.level, first.shape) != (level, shape):
             lines += [f"### {first.level}, {first.shape}: {first.about}", ""]
         level, shape = first.level, first.shape
@@ -112,12 +115,26 @@ def row_cells(row: BenchRow, heads: Sequence[str]) -> list[str]:
     return [texts[head] for head in heads]
 
 
-def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None:
-    """Draw the ratios as bars: a row of panels for each level and shape, a column for each direction.
+def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], out: Path) -> None:
+    """Draw `bench.png` of the levels op, layer and model, and `scale.png` of the level scale, where there are rows.
 
     Raises:
         ValueError: If matplotlib is not installed.
     """
+    bars = [row for row in rows if row.level != "scale"]
+    if bars:
+        draw_bars(bars, facts, out / "bench.png")
+    draw_growth(rows, COLORS, _caption(facts), out / "scale.png")
+
+
+def _caption(facts: Mapping[str, str]) -> str:
+    """Return a line on the machine and the rounds."""
+    parts = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
+    return ", ".join([*parts, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
+
+
+def draw_bars(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None:
+    """Draw the ratios as bars: a row of panels for each level and shape, a column for each direction."""
     matplotlib = require("matplotlib", "figures")
     compared = group_rows(rows)
     heights = [max(len(a), len(b)) for a, b in zip(compared[::2], compared[1::2], strict=True)]
@@ -132,9 +149,7 @@ def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None
         bars = [matplotlib.patches.Patch(color=color) for color in COLORS.values()]
         named = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in COLORS]
         figure.legend(bars, named, loc="outside upper center", ncols=3, frameon=False)
-        parts = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
-        caption = ", ".join([*parts, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
-        figure.supxlabel(caption, fontsize=8, color="#555555")
+        figure.supxlabel(_caption(facts), fontsize=8, color="#555555")
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=110, format="png")
     write_atomically(path, lambda file: file.write(buffer.getvalue()))

@@ -37,6 +37,10 @@ class BenchRow:
     megabytes: float | None = None
     memory: str = ""
     """Meaning of `megabytes`: "peak" (measured) or "kept" (sum of the tensors saved for the backward pass)."""
+    images: int = 1
+    """Images of a call, of the level scale."""
+    pixels: int = 0
+    """Pixels of an image, on average, of the level scale."""
     rounds: int = 0
     error: float | None = None
     """Largest relative error against float64."""

@@ -14,12 +14,15 @@ from ropevit.bench.config import BenchConfig, check_level
 from ropevit.bench.networks import model_group
 from ropevit.bench.report import describe, draw, write_markdown
 from ropevit.bench.results import BenchRow, write_rows
-from ropevit.bench.shapes import SHAPES, SIZES
+from ropevit.bench.scale import ScaleSettings, scale_groups
+from ropevit.bench.scale_report import model_of
+from ropevit.bench.shapes import SCALE_SIZES, SHAPES, SIZES
 from ropevit.bench.timing import peak_bytes, saved_bytes, time_rounds, timing_stats
 from ropevit.device import resolve_device
 from ropevit.extras import MissingExtraError, require
 from ropevit.locks import lock_folder
 
+_WRONG = "dropped, wrong:"
 #: Progress callback: description of the current step, steps done, steps in total.
 Report = Callable[[str, int, int], None]
 
@@ -27,10 +30,11 @@ Report = Callable[[str, int, int], None]
 def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None) -> Iterator[list[BenchRow]]:
     """Check and time all candidates of a benchmark, group by group.
 
-    `bench.csv` and `bench.md` are written after each group, `bench.png` at the end, also after an interruption.
+    `bench.csv` and `bench.md` are written after each group, figures (`bench.png`, of the level scale `scale.png`) at
+    the end, also after an interruption.
 
     Args:
-        level: op, layer, model or all.
+        level: op, layer, model, scale or all (op, layer and model).
         config: Settings of the benchmark.
         report: Progress callback.
 
@@ -72,13 +76,23 @@ def _execute(
                     done += steps
                     report(f"{group.level} {group.shape}: {what}", done, total)
 
-                found = run_group(group, device, rounds, advance)
+                found = run_group(_without_wrong(group, rows), device, rounds, advance)
                 rows += found
                 _write_tables(config.out, rows, facts)
                 yield found
         finally:
-            if rows:
-                draw(rows, facts, config.out / "bench.png")
+            draw(rows, facts, config.out)
+
+
+def _without_wrong(group: Group, rows: list[BenchRow]) -> Group:
+    """Leave out the candidates that were wrong at another size of the same model."""
+    wrong = {row.label for row in rows if _is_wrong(row) and model_of(row.shape) == model_of(group.shape)}
+    return replace(group, entries=[entry for entry in group.entries if entry.label not in wrong])
+
+
+def _is_wrong(row: BenchRow) -> bool:
+    """Return whether a candidate was dropped because its results are wrong."""
+    return row.note.startswith(_WRONG)
 
 
 def _write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None:
@@ -110,6 +124,9 @@ def _make_groups(level: str, config: BenchConfig, device: torch.device) -> list[
     if level == "model":
         size = SIZES["quick"] if config.quick else SIZES.get(device.type, SIZES["cpu"])
         return [model_group(size, images or size.images, device, dtype, choose)]
+    if level == "scale":
+        sizes = SCALE_SIZES["quick"] if config.quick else SCALE_SIZES.get(device.type, SCALE_SIZES["cpu"])
+        return scale_groups(ScaleSettings(device=device, dtype=dtype, images=images, choose=choose), sizes)
     shapes = [SHAPES[name] for name in config.chosen_shapes(device.type)]
     return [attention_group(level, shape, device, dtype, shape.rows(device.type, images), choose) for shape in shapes]
 
@@ -140,16 +157,16 @@ def _try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candida
     twin = f"{group.base}, compiled"
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
     row = BenchRow(
-        level=group.level, shape=group.shape, about=group.about, direction="", label=entry.label, family=entry.family,
-        embedding=entry.embedding, compiled=entry.compiled, base=base,
+        level=group.level, shape=group.shape, about=group.about, images=group.images, pixels=group.pixels, direction="",
+        label=entry.label, family=entry.family, embedding=entry.embedding, compiled=entry.compiled, base=base,
     )  # fmt: skip
     try:
         candidate = entry.make()
-        return replace(row, error=candidate.check()), candidate
+        return replace(row, error=candidate.check() if candidate.check else None), candidate
     except MissingExtraError as error:
         return replace(row, note=f"not installed: {error}"), None
     except WrongResultError as error:
-        return replace(row, note=f"dropped, wrong: {error}"), None
+        return replace(row, note=f"{_WRONG} {error}"), None
     except Exception as error:  # third-party code and compilers may raise anything; the row keeps the message
         lines = str(error).strip().splitlines() or [""]
         return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None

@@ -1,6 +1,7 @@
 """Benchmark shapes: attention layers and models of commonly used sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,50 @@ class ModelSize:
     pixels: int = 224
 
 
+_QUICK = ModelSize(name="ViT of 2 layers", width=192, depth=2, heads=3, images=2)
 #: The ViT of the model level, by device type, and for a quick run.
 SIZES = {
     "cpu": ModelSize(name="ViT-S/16", width=384, depth=12, heads=6, images=8),
     "cuda": ModelSize(name="ViT-B/16", width=768, depth=12, heads=12, images=256),
-    "quick": ModelSize(name="ViT of 2 layers", width=192, depth=2, heads=3, images=2),
+    "quick": _QUICK,
+}
+
+
+class MixedSizes(NamedTuple):
+    """A batch of images of several sizes, and the ViT that they are for."""
+
+    model: ModelSize
+    images: tuple[tuple[int, int], ...]
+    """Height and width in pixels."""
+
+
+class ScaleSizes(NamedTuple):
+    """What the level scale times: each model at several image sizes, the smallest first."""
+
+    vit: tuple[ModelSize, ...]
+    swin: tuple[ModelSize, ...]
+    mixed: MixedSizes
+
+
+def _scale_sizes(images: int, mixed_images: int) -> ScaleSizes:
+    """Return the sizes of ViT-S and Swin-T; a Swin's are multiples of 224, which need no padding to windows."""
+    vit = ModelSize(name="ViT-S/16", width=384, depth=12, heads=6, images=images)
+    swin = ModelSize(name="Swin-T", width=96, depth=12, heads=3, images=images)
+    sides = ((224, 224), (384, 256), (256, 512), (448, 448), (160, 320), (320, 240), (512, 384), (192, 192))
+    return ScaleSizes(
+        tuple(replace(vit, pixels=pixels) for pixels in (224, 384, 512, 768, 1024)),
+        tuple(replace(swin, pixels=pixels) for pixels in (224, 448, 672, 896)),
+        MixedSizes(vit, sides * (mixed_images // len(sides))),
+    )
+
+
+#: Sizes of the level scale, by device type, and for a quick run.
+SCALE_SIZES = {
+    "cpu": _scale_sizes(images=8, mixed_images=8),
+    "cuda": _scale_sizes(images=256, mixed_images=128),
+    "quick": ScaleSizes(
+        tuple(replace(_QUICK, pixels=side) for side in (64, 128)),
+        (),
+        MixedSizes(_QUICK, ((64, 64), (96, 64), (32, 128))),
+    ),
 }

@@ -21,15 +21,17 @@ def bench(
     """Benchmark the rotation against other libraries on this machine.
 
     Every candidate is first checked against float64. Levels: op (split and rotate), layer (split, rotate, attend),
-    model (a whole ViT, inference and training step), all.
+    model (a whole ViT, inference and training step), all (these three), and scale (ViT-S and Swin-T on larger and
+    larger images: many minutes on a CPU).
 
     For example:
       ropevit bench --quick
       ropevit bench layer --threads 1 --shapes vit224,swin1
       ropevit bench all --device cuda --dtype bfloat16 --compile --out runs/gpu
+      ropevit bench scale --rounds 3 --out runs/scale
 
     Args:
-        level: op, layer, model or all.
+        level: op, layer, model, all or scale.
         config: Options.
     """
     console = Console()
@@ -53,8 +55,8 @@ def bench(
         line = f"stopped; finished results are in {config.out}" if finished else "stopped before the first result"
         print_line(console, line)
         raise
-    files = ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", "bench.png"))
-    print_line(console, files)
+    figure = "scale.png" if level == "scale" else "bench.png"
+    print_line(console, ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", figure)))
 
 
 def result_table(group: Sequence[BenchRow]) -> Table:
