@@ -262,6 +262,25 @@ def paint_annotations(image: Image.Image, marks: Sequence[Annotation], side: int
     return canvas
 
 
+def paint_classes(image: Image.Image, labels: Integer[np.ndarray, "H W"], ignored: int, side: int) -> Image.Image:
+    """Resize an image so that its longer side has `side` pixels, and overlay it with the colors of its classes.
+
+    Args:
+        image: An RGB image.
+        labels: Class of each pixel, from 0.
+        ignored: Label of pixels without a class, which keep the colors of the image.
+        side: Longer side of the drawing in pixels.
+    """
+    canvas = fit(image, side)
+    resized = Image.fromarray(labels).resize(canvas.size, Image.Resampling.NEAREST)
+    return fit(paint_labels(canvas, np.array(resized), ignored), side)
+
+
+def classes_in(labels: Integer[np.ndarray, "H W"], ignored: int) -> list[int]:
+    """Return the classes that occur in an image."""
+    return [int(label) for label in np.unique(labels) if label != ignored]
+
+
 def fit(image: Image.Image, side: int) -> Image.Image:
     """Resize an image so that its longer side has `side` pixels; small ones are enlarged, too."""
     scale = side / max(image.size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer
 from PIL import Image, ImageDraw
 
 from ropevit.data.ade import IGNORED, open_ade
@@ -25,10 +25,11 @@ from ropevit.painting import (
     Tile,
     add_legend,
     class_color,
+    classes_in,
     fit,
     image_grid,
     paint_annotations,
-    paint_labels,
+    paint_classes,
 )
 
 #: Longer side of an image in the picture, in pixels: of images with a label, and of those with boxes or masks.
@@ -196,17 +197,8 @@ def show_ade(root: Path, split: Literal["train", "val"]) -> ShownSplit:
     """Open a split in the format of ADE20K: each pixel has the color of its class, or none if it is ignored."""
     source = open_ade(root, split)
     return ShownSplit(
-        source=source, draw=_draw_labels, labels=partial(_classes_in, ignored=IGNORED), classes=source.classes
+        source=source,
+        draw=partial(paint_classes, ignored=IGNORED, side=ANNOTATED_SIDE),
+        labels=partial(classes_in, ignored=IGNORED),
+        classes=source.classes,
     )
-
-
-def _draw_labels(image: Image.Image, labels: UInt8[np.ndarray, "H W"]) -> Image.Image:
-    """Draw the classes of the pixels of an image."""
-    small = fit(image, ANNOTATED_SIDE)
-    resized = Image.fromarray(labels).resize(small.size, Image.Resampling.NEAREST)
-    return fit(paint_labels(small, np.array(resized), IGNORED), ANNOTATED_SIDE)
-
-
-def _classes_in(labels: UInt8[np.ndarray, "H W"], ignored: int) -> list[int]:
-    """Return the classes that occur in an image."""
-    return [int(label) for label in np.unique(labels) if label != ignored]

@@ -14,9 +14,11 @@ from ropevit.data.coco import open_coco
 from ropevit.data.order import TrainOrder
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
+from ropevit.painting import class_color
 from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import StepDone
+from ropevit.tasks.common.first_batches import SIDES, DrawsBatches
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
@@ -99,6 +101,23 @@ def test_resumed_training_has_the_same_losses(coco_root, tmp_path):
 
 def test_detection_task_implements_the_interface_of_the_engine(task):
     assert isinstance(task(), Task)
+
+
+def test_the_picture_of_a_batch_has_the_boxes_of_its_objects(task):
+    made = task()
+    assert isinstance(made, DrawsBatches)
+    batch = next(made.batches(0, 1))
+    drawn = made.draw_batch(batch, 0, 2)
+    assert len(drawn.tiles) == 2
+    for tile, target, (height, width) in zip(drawn.tiles, batch.targets, batch.sizes, strict=False):
+        assert max(tile.image.size) == SIDES[1]
+        scale = tile.image.width / width
+        left, top, right, bottom = (
+            box_cxcywh_to_xyxy(target.boxes[0]) * torch.tensor([width, height] * 2) * scale
+        ).tolist()
+        found = tile.image.getpixel((round(left) + 1, round((top + bottom) / 2)))
+        assert found == class_color(int(target.labels[0]))
+        assert left < right
 
 
 def test_batch_depends_on_seed_and_step_only(coco_root):

@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from ropevit.data.ade import open_ade
+from ropevit.data.ade import IGNORED, open_ade
 from ropevit.data.tiny import make_tiny
+from ropevit.painting import OPACITY, class_color
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import StepDone
+from ropevit.tasks.common.first_batches import SIDES, DrawsBatches
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.optim import make_optimizer
 from ropevit.tasks.common.run_dir import comparable
@@ -103,6 +105,27 @@ def test_an_interrupted_training_resumes_with_the_same_losses(ade_root, tmp_path
     for file in ("model.safetensors", "model_ema.safetensors"):
         weights = [load_segmenter(tmp_path / name / file)[0].state_dict() for name in ("parts", "whole")]
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_picture_of_a_batch_has_the_colors_of_its_classes_and_no_padding(task):
+    made = task()
+    assert isinstance(made, DrawsBatches)
+    batch = next(made.batches(0, 1))
+    drawn = made.draw_batch(batch, 0, 2)
+    assert set(drawn.labels) == {int(label) for labels in batch.labels[:2] for label in labels.unique()} - {IGNORED}
+    for tile, pixels, labels, (height, width) in zip(
+        drawn.tiles, batch.images, batch.labels, batch.sizes, strict=False
+    ):
+        assert max(tile.image.size) == SIDES[1]
+        assert tile.image.width / tile.image.height == pytest.approx(width / height, abs=0.02)
+        scale = tile.image.width / width
+        blocks = labels[: height - 6, : width - 6].unfold(0, 7, 7).unfold(1, 7, 7).flatten(2)
+        for row, column in (blocks == blocks[..., :1]).all(-1).nonzero().tolist():  # inside of one class
+            y, x = 7 * row + 3, 7 * column + 3
+            label, mean = int(labels[y, x]), pixels[:, y - 1 : y + 2, x - 1 : x + 2].float().mean((1, 2))
+            tinted = mean if label == IGNORED else mean.lerp(torch.tensor(class_color(label)).float(), OPACITY)
+            found = torch.tensor(tile.image.getpixel((round((x + 0.5) * scale), round((y + 0.5) * scale))))
+            assert (found - tinted).abs().max() < 30
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])

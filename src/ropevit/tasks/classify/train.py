@@ -1,6 +1,6 @@
 """Training of classifiers: their task for the training engine."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from ropevit.data.augment import eval_transform, train_transform
@@ -18,12 +20,14 @@ from ropevit.data.sources import ImageSource, open_source
 from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
+from ropevit.painting import Tile, fit
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Report, silent
+from ropevit.tasks.common.first_batches import DrawnBatch, tile_side
 from ropevit.tasks.common.steps import draw_size
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.registry import TASKS
@@ -127,15 +131,29 @@ class Classification:
         return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        """Return the mean loss of a micro-batch, after mixup or cutmix.
+        """Return the mean loss of a micro-batch, after mixup or cutmix."""
+        self.note(self.train, batch)
+        images, targets = self.inputs(batch, step)
+        return self.criterion(model(images), targets)
+
+    def inputs(self, batch: Batch, step: int) -> tuple[Float[Tensor, "b 3 S S"], Float[Tensor, "b K"]]:
+        """Return the model's input and targets, after random erasing and mixup or cutmix, on the device.
 
         The mixing depends only on the seed and the step, so all micro-batches of a step are mixed alike.
         """
-        self.note(self.train, batch)
         images = self.erase(self.normalize(self.resize(batch.images, step)))
         np.random.seed(derive_seed("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
-        images, targets = self.mix(images, to_device(batch.labels, images.device))
-        return self.criterion(model(images), targets)
+        return self.mix(images, to_device(batch.labels, images.device))
+
+    def draw_batch(self, batch: Batch, step: int, most: int) -> DrawnBatch:
+        """Draw the first images of a micro-batch as the model sees them, with their classes and the parts in a mix."""
+        images, targets = self.inputs(batch, step)
+        pixels = ((images[:most] * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+        tiles = []
+        for image, target in zip(pixels.permute(0, 2, 3, 1).numpy(), targets[:most].tolist(), strict=False):
+            side = tile_side(image.shape[0])
+            tiles.append(Tile(fit(Image.fromarray(image), side), "\n".join(describe_target(target, self.classes))))
+        return DrawnBatch(tiles)
 
     def resize(self, images: Tensor, step: int) -> Tensor:
         """Reduce images to the size of a step (bicubic, antialiased), on the device; it depends on seed and step alone.
@@ -186,6 +204,18 @@ class Classification:
         metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
         metadata |= self.statistics | {"crop": self.config.crop_pct}
         save_model(path, model, classes=self.train.classes, metadata=metadata)
+
+
+def describe_target(target: Sequence[float], classes: Sequence[str]) -> list[str]:
+    """Return the classes of a target, the largest part first; what label smoothing adds to all classes is left out.
+
+    Args:
+        target: Part of each class.
+        classes: Names of the classes.
+    """
+    rest, order = min(target), sorted(range(len(target)), key=lambda label: -target[label])
+    mixed = [label for label in order[:2] if target[label] - rest > 0.005 or label == order[0]]
+    return [classes[label] if len(mixed) == 1 else f"{classes[label]} {target[label]:.2f}" for label in mixed]
 
 
 def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -28,6 +28,7 @@ from ropevit.tasks.common.checkpoints import (
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, Interrupted, Interruption
 from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
+from ropevit.tasks.common.first_batches import DrawsBatches, draw_first_batches
 from ropevit.tasks.common.metrics_log import LogWindow, Metrics
 from ropevit.tasks.common.optim import Ema, make_optimizer
 from ropevit.tasks.common.steps import learning_rate, update_weights
@@ -43,7 +44,8 @@ class Task(Protocol):
     """Interface of a task for the engine.
 
     Optional attributes: `classes`, the class names in the order of the logits; `train` and `test`, the data sets, if
-    `ropevit.data.identity` can identify their images, so that the task is not resumed with others.
+    `ropevit.data.identity` can identify their images, so that the task is not resumed with others. Optional method:
+    `draw_batch`, for a picture of the first batches; see `ropevit.tasks.common.first_batches.DrawsBatches`.
     """
 
     steps_per_epoch: int
@@ -122,8 +124,8 @@ class TrainState:
 def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
     """Train, from the newest checkpoint if there is one.
 
-    Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (with an
-    EMA also `model_ema.safetensors`).
+    Writes `metrics.jsonl`, `train_batches.png`, `checkpoints/`, `best.safetensors` and, at the end,
+    `model.safetensors` (with an EMA also `model_ema.safetensors`).
 
     Args:
         job: The training.
@@ -209,7 +211,7 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
     run, epoch = job.run, job.task.steps_per_epoch
     if state.step and state.history["evaluated"] != state.step and _evaluation_due(state.step, job):
         _evaluate_and_save(state, job)  # an evaluation that was interrupted
-    batches = job.task.batches(state.step, job.last_step)
+    batches = _open_batches(state, job)
     state.window.restart()
     while state.step < job.last_step:
         state.window.add(take_step(state, job, batches))
@@ -227,6 +229,19 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
         if evaluating:
             _evaluate_and_save(state, job)
         state.window.restart()
+
+
+def _open_batches(state: TrainState, job: TrainJob) -> Iterator[Any]:
+    """Open the remaining batches; those of the first steps are drawn, too, in the main process."""
+    batches, parts = job.task.batches(state.step, job.last_step), job.run.grad_accum_steps
+    if state.step or not job.is_main_process or not isinstance(job.task, DrawsBatches):
+        return batches
+
+    def seed(number: int) -> int:
+        _seed_micro_batch(job, number // parts, number % parts)
+        return number // parts
+
+    return draw_first_batches(job.task, batches, job.last_step * parts, job.run.out, seed)
 
 
 def _evaluation_due(step: int, job: TrainJob) -> bool:

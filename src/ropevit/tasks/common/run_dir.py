@@ -15,6 +15,7 @@ from ropevit.extras import require
 from ropevit.files import parse_json, read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig, with_current_names
+from ropevit.tasks.common.first_batches import PICTURE
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.registry import Metric, TaskSpec, task_of_format
 from ropevit.weights.reading import check_exists, named_repository
@@ -119,7 +120,7 @@ IMAGES = "images"
 _PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
 
 #: Entries of a directory before the first step, besides lock and partial files.
-_BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
+_BEGINNINGS = (FILE, PICTURE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
 
 #: Fields of config.json that other code reads -> their types; a field may be missing or null.
 _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.rng import derive_seed
 from ropevit.extras import require
+from ropevit.painting import Annotation, Tile, paint_annotations
 from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
+from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
@@ -21,6 +24,7 @@ from ropevit.tasks.dense.training import DenseTask, make_notify
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalize, train_batches
+from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
@@ -104,6 +108,17 @@ class Detection(DenseTask):
         output = model(normalize(batch, self.mean, self.std), batch.sizes, targets)
         divisor = step_divisor(batch.objects, self.config.run.grad_accum_steps, self.accelerator.device)
         return torch.stack(list(dino_losses(output, targets, self.config.model.dino, divisor).values())).sum()
+
+    def draw_batch(self, batch: Batch, step: int, most: int) -> DrawnBatch:  # noqa: ARG002
+        """Draw the first images of a micro-batch with their boxes."""
+        tiles = []
+        for pixels, (height, width), target in zip(batch.images[:most], batch.sizes, batch.targets, strict=False):
+            image = Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).numpy())
+            corners = box_cxcywh_to_xyxy(target.boxes) * torch.tensor([width, height, width, height])
+            pairs = zip(corners.tolist(), target.labels.tolist(), strict=True)
+            marks = [Annotation(tuple(box), label, self.classes[label]) for box, label in pairs]
+            tiles.append(Tile(paint_annotations(image, marks, SIDES[1])))
+        return DrawnBatch(tiles)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Return COCO's average precision in percent, each image once over all processes."""

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from ropevit.data.ade import open_ade
+from ropevit.data.ade import IGNORED, open_ade
 from ropevit.data.rng import derive_seed
 from ropevit.device import to_device
 from ropevit.extras import require
+from ropevit.painting import Tile, classes_in, paint_classes
 from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
+from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
@@ -94,6 +97,16 @@ class Segmentation(DenseTask):
             divisor = step_divisor(batch.objects, self.config.run.grad_accum_steps, self.accelerator.device)
             losses = mask_losses(output, labels, replace(heads.mask2former, classes=count), divisor)
         return torch.stack(list(losses.values())).sum()
+
+    def draw_batch(self, batch: Batch, step: int, most: int) -> DrawnBatch:  # noqa: ARG002
+        """Draw the first crops of a micro-batch, without padding, in the colors of their classes."""
+        tiles, found = [], set()
+        for pixels, labels, (height, width) in zip(batch.images[:most], batch.labels, batch.sizes, strict=False):
+            image = Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).numpy())
+            truth = labels[:height, :width].numpy()
+            tiles.append(Tile(paint_classes(image, truth, IGNORED, SIDES[1])))
+            found.update(classes_in(truth, IGNORED))
+        return DrawnBatch(tiles, sorted(found))
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Return mIoU, aAcc and mAcc in percent; each image is evaluated by one process.

@@ -1,0 +1,66 @@
+"""A picture of the first training batches after augmentation, as the model is given them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from ropevit.files import write_atomically
+from ropevit.painting import Tile, add_legend, image_grid
+
+#: Name of the picture in the directory of a training.
+PICTURE = "train_batches.png"
+#: Batches in the picture, and images of each.
+BATCHES, IMAGES = 3, 6
+#: Smallest and largest side of an image in the picture, in pixels.
+SIDES = 112, 320
+
+BatchT = TypeVar("BatchT")
+
+
+class DrawnBatch(NamedTuple):
+    """The first images of a batch, drawn with their labels."""
+
+    tiles: Sequence[Tile]
+    labels: Sequence[int] = ()
+    """Classes that the legend lists."""
+
+
+@runtime_checkable
+class DrawsBatches(Protocol):
+    """A task whose batches can be drawn; optional for a task of the engine."""
+
+    classes: Sequence[str]
+    """Names of the classes."""
+
+    def draw_batch(self, batch: Any, step: int, most: int) -> DrawnBatch:
+        """Draw at most `most` images of a micro-batch of a step, each at most 320 pixels high and wide."""
+        ...
+
+
+def tile_side(side: int) -> int:
+    """Return the side in pixels at which an image of a side in pixels is drawn."""
+    return min(max(side, SIDES[0]), SIDES[1])
+
+
+def draw_first_batches(
+    task: DrawsBatches, batches: Iterator[BatchT], number: int, out: Path, seed: Callable[[int], int]
+) -> Iterator[BatchT]:
+    """Draw the first batches into `out`, and iterate over all of them.
+
+    Args:
+        task: Draws a batch.
+        batches: Micro-batches from step 0 on.
+        number: How many there are.
+        out: Directory of the training.
+        seed: Seeds the random numbers of a micro-batch as the training does, and returns its step.
+    """
+    first = list(islice(batches, min(number, BATCHES)))
+    drawn = [task.draw_batch(batch, seed(index), IMAGES) for index, batch in enumerate(first)]
+    tiles = [tile for each in drawn for tile in each.tiles]
+    side = max(max(tile.image.size) for tile in tiles)
+    grid = image_grid(tiles, max(len(each.tiles) for each in drawn), side)
+    labels = sorted({label for each in drawn for label in each.labels})
+    picture = add_legend(grid, [(label, task.classes[label]) for label in labels], (2 * side, 2 * side))
+    write_atomically(out / PICTURE, lambda file: picture.save(file, format="PNG", compress_level=1))
+    return chain(first, batches)
