@@ -110,9 +110,9 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0 removes it."""
         self.config = replace(self.config, num_classes=num_classes)
-        like = self.norm.weight
-        head = init_linear(nn.Linear(like.shape[0], num_classes)) if num_classes else nn.Identity()
-        self.head = head.to(device=like.device, dtype=like.dtype)
+        like = self.patch_embed.proj.weight
+        head = init_linear(nn.Linear(self.config.num_features, num_classes)) if num_classes else nn.Identity()
+        self.head = head.to(device=like.device, dtype=like.dtype).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
         """Return parameters without weight decay besides biases and norms: of position embeddings, and of tokens."""

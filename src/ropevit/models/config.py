@@ -64,6 +64,11 @@ class ModelConfig:
     """Rows and columns of tokens that attended to each other in training, the reference of RoPE scaling; None for those
     of `img_size` (or of a window)."""
 
+    @property
+    def num_features(self) -> int:
+        """Channels of the last features, which the head takes."""
+        return self.width
+
     def __post_init__(self):
         object.__setattr__(self, "img_size", as_pair(self.img_size))
         self.check_choice("position", self.embeddings)

@@ -12,6 +12,7 @@ from ropevit.extras import require
 from ropevit.models.architectures import Model
 from ropevit.models.config import as_pair
 from ropevit.models.registry import MODELS, PUBLISHED, weights_license
+from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.hub import ANY_FILES, fetch, hub_id
 from ropevit.weights.infer import infer_model
@@ -41,14 +42,15 @@ def default_cfg(name: str) -> dict[str, Any]:
 
     Source: evaluation of the reference: shorter side to the test size for a ViT, to 256/224 of it for a Swin, bicubic.
     """
-    published = name in PUBLISHED
+    published, config = name in PUBLISHED, MODELS[name]
     return {
         "hf_hub_id": hub_id(name) if published else None,
         "license": weights_license(name),
         "input_size": (3, 224, 224),
+        "pool_size": (224 // config.stride,) * 2 if isinstance(config, SwinConfig) else None,
         "interpolation": "bicubic",
-        "crop_pct": MODELS[name].crop_pct,
-        "num_classes": MODELS[name].num_classes,
+        "crop_pct": config.crop_pct,
+        "num_classes": config.num_classes,
         "first_conv": FIRST_CONV,
         "classifier": "head",
         "paper_name": "Rotary Position Embedding for Vision Transformer",

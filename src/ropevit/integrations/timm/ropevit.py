@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ropevit.extras import require
-from ropevit.integrations.timm.models import CLASSES, TimmModel
+from ropevit.integrations.timm.models import TimmModel, square_side
 from ropevit.integrations.timm.pretrained import TAG, default_cfg, load_pretrained, read_source
+from ropevit.integrations.timm.swin import TimmSwin
+from ropevit.integrations.timm.vit import TimmViT
 from ropevit.models.architectures import Model, architecture
 from ropevit.models.registry import MODELS, PUBLISHED, TIMM_OPTIONS, get_config
 from ropevit.rope import RopeConvention
@@ -20,23 +22,31 @@ from ropevit.weights.fields import lists_to_tuples
 
 timm_models = require("timm.models", "train")
 
+#: Architecture -> its timm class; only these architectures are registered with timm.
+CLASSES: dict[str, type[TimmModel[Any]]] = {"vit": TimmViT, "swin": TimmSwin}
+
 #: Prefix of our names in timm; the name without it is registered, too, unless timm has it already.
 PREFIX = "ropevit_"
 
 #: Names that timm gives to its own models: without the prefix they mean timm's.
 CLASHES = frozenset(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base"))
 
+_DROPOUT = "these models have no dropout but before the head (drop_rate)"
 #: Options of timm's scripts that can have only one value for our models, and why.
 _FIXED_OPTIONS = {
-    "drop_rate": (0.0, "these models have no dropout"),
-    "attn_drop_rate": (0.0, "these models have no dropout"),
-    "proj_drop_rate": (0.0, "these models have no dropout"),
+    "attn_drop_rate": (0.0, _DROPOUT),
+    "pos_drop_rate": (0.0, _DROPOUT),
+    "patch_drop_rate": (0.0, _DROPOUT),
+    "proj_drop_rate": (0.0, _DROPOUT),
     "dynamic_img_size": (True, "these models accept images of any size"),
     "strict_img_size": (False, "these models accept images of any size"),
 }
 
 #: Options that timm's `build_model_with_cfg` handles.
 _BUILDER_OPTIONS = {"features_only", "out_indices", "feature_cls", "pretrained_model_args"}
+
+#: How features can be taken: as maps (B, C, h, w), or as a hook on each block or stage finds them.
+_FEATURE_CLASSES = "getter", "hook"
 
 
 def create(
@@ -55,11 +65,12 @@ def create(
         pretrained_cfg: timm's `PretrainedCfg` of the model, or a tag; None takes the registered one.
         pretrained_cfg_overlay: Entries to replace in it, such as {"file": "model.safetensors"}.
         cache_dir: Cache folder for downloads from the hub; None takes the hub's own.
-        options: num_classes, in_chans, img_size, drop_path_rate, global_pool and fields of the model's config;
-            features_only and out_indices for a feature extractor; device and dtype.
+        options: num_classes, in_chans, img_size, drop_rate, drop_path_rate, global_pool and fields of the model's
+            config; features_only and out_indices for a feature extractor; device and dtype.
 
     Raises:
-        ValueError: If there is no such option, or a value is out of range.
+        TypeError: If there is no such option.
+        ValueError: If a value is out of range.
         WeightsError: If there are no such weights, or they do not match the model.
     """
     name = variant.removeprefix(PREFIX)
@@ -84,36 +95,49 @@ def build_model(
     load: Callable[[Model], None] | None,
     *,
     global_pool: str | None = None,
+    drop_rate: float = 0.0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
     plain = lists_to_tuples({option: value for option, value in options.items() if option not in _FIXED_OPTIONS})
+    if isinstance(plain.get("window_size"), tuple):
+        plain["window_size"] = square_side("window_size", plain["window_size"])
     config = get_config(name, **plain)
-    model = CLASSES[architecture(config)](config, global_pool)
+    model = CLASSES[architecture(config)](config, global_pool, drop_rate)
     if load is not None:
         load(model)
     return model.to(device=device, dtype=dtype)
 
 
 def check_options(variant: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError for unknown options, and for values that our models do not support."""
+    """Check the options of a model.
+
+    Raises:
+        TypeError: For unknown ones, as Python does for arguments.
+        ValueError: For values that our models do not support.
+    """
     # fields spelt otherwise in timm, fixed by the name, or of video models
     hidden = {*TIMM_OPTIONS.values(), "position", "pooling", "frames", "tubelet", "pairs"}
     fields = set(vars(MODELS[variant.removeprefix(PREFIX)]))
     known = sorted((fields - hidden) | {theirs for theirs, ours in TIMM_OPTIONS.items() if ours in fields})
-    unknown = sorted(set(options) - {*known, *_FIXED_OPTIONS, *_BUILDER_OPTIONS, "global_pool", "device", "dtype"})
+    unknown = sorted(
+        set(options) - {*known, *_FIXED_OPTIONS, *_BUILDER_OPTIONS, "global_pool", "drop_rate", "device", "dtype"}
+    )
     if unknown:
-        raise ValueError(f"no option named {', '.join(unknown)} for {variant}; choose among {', '.join(known)}")
+        raise TypeError(f"no option named {', '.join(unknown)} for {variant}; choose among {', '.join(known)}")
     for option, (only, why) in _FIXED_OPTIONS.items():
         if options.get(option, only) != only:
             raise ValueError(f"got {option}={options[option]}; expected {only}: {why}")
     features = [option for option in ("out_indices", "feature_cls") if option in options]
     if features and not options.get("features_only"):
         raise ValueError(f"got {' and '.join(features)} without features_only=True; add it, or leave them out")
-    if options.get("feature_cls", "getter") != "getter":
-        raise ValueError(f"got feature_cls={options['feature_cls']!r}; expected 'getter': leave it out")
+    if (given := options.get("feature_cls", _FEATURE_CLASSES[0])) not in _FEATURE_CLASSES:
+        allowed = " or ".join(map(repr, _FEATURE_CLASSES))
+        raise ValueError(
+            f"got feature_cls={given!r}; expected {allowed}: others need a sequence of modules or torch.fx"
+        )
 
 
 def register(variant: str) -> None:

@@ -45,6 +45,11 @@ class SwinConfig(ModelConfig):
         self.check_least(width=1, patch_size=1, window_size=1)
         self.check_heads()
 
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage, which the head takes."""
+        return self.width * 2 ** (len(self.depths) - 1)
+
     def check_heads(self) -> None:
         """Raise ValueError unless heads match depths and divide the channels of each stage."""
         if len(self.depths) != len(self.heads) or not self.depths or min(*self.depths, *self.heads) < 1:

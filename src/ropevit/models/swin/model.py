@@ -168,9 +168,8 @@ class Swin(BaseModel[SwinConfig]):
         self.patch_embed = SwinPatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(size)) if config.absolute else None
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
-        width = config.width * 2 ** (len(config.depths) - 1)
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+        self.norm = nn.LayerNorm(config.num_features)
+        self.head = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
         self.reset_parameters()
         apply_scaling(self)
