@@ -1,6 +1,7 @@
 """Paint on images: boxes with tags, class colors, legends, and grids of small images with captions."""
 
 import colorsys
+import io
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -309,16 +310,24 @@ def image_grid(tiles: Sequence[Tile], columns: int, side: int) -> Image.Image:
             left = gap + column * (side + gap)
             canvas.paste(tile.image, (left, top))
             for number, text in enumerate(tile.caption.split("\n")):
-                shown = _cut(draw, printable(text), font, side)
+                shown = cut_text(draw, text, font, side)
                 draw.text((left, top + tile.image.height + (number + 0.5) * line), shown, INK, font, "lm")
         top += height + gap
     return canvas
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
-    """Cut a text to a width in pixels; three dots stand for what is left out."""
+def cut_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """Return a text without control characters, cut to a width in pixels; three dots stand for what is left out."""
+    text = printable(text)
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(f"{text}...", font) > width:
         text = text[:-1]
     return f"{text}..."
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as the content of a PNG file, compressed quickly."""
+    content = io.BytesIO()
+    image.save(content, format="PNG", compress_level=1)
+    return content.getvalue()

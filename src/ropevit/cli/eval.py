@@ -11,11 +11,16 @@ from rich.table import Table
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
+from ropevit.tasks.classify.mistakes import WORST_PICTURE
+from ropevit.tasks.common.confusion import PICTURE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, mode_of
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.registry import TASKS
+
+#: Pictures that some evaluations write, and what they show.
+_PICTURES = {PICTURE: "confused classes", WORST_PICTURE: "images of the highest loss"}
 
 #: Number of columns above which a table has no padding.
 _MAX_PADDED_COLUMNS = 8
@@ -54,7 +59,8 @@ def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # n
     """Evaluate a classifier, detector or segmenter below, at and above its training size.
 
     Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json
-    and curve.png. Ctrl-C keeps finished sizes; --resume continues.
+    and curve.png; of classifiers and segmenters also which classes are confused, of classifiers the images of the
+    highest loss. Ctrl-C keeps finished sizes; --resume continues.
 
     For example:
       ropevit eval --model rope_mixed_deit_small_patch16_LS --data PATH/imagenet
@@ -122,7 +128,10 @@ class EvalBars(LiveDisplay):
         if self.rows:
             self.console.print(result_table(self.started, sorted(self.rows, key=lambda row: row.size)))
             out = self.started.out
-            print_line(self.console, f"results are in {out}: table {TABLE}, curve {CURVE}")
+            others = (f"{what} {name}" for name, what in _PICTURES.items() if (out / name).exists())
+            print_line(
+                self.console, f"results are in {out}: {', '.join((f'table {TABLE}', f'curve {CURVE}', *others))}"
+            )
         if line:
             print_line(self.console, line)
 

@@ -122,6 +122,7 @@ def test_any_real_label_is_correct_and_images_without_one_are_skipped(validation
     assert (row.images, row.skipped, row.top1, row.top5) == (999, 1, round(100 / 999, 4), round(200 / 999, 4))
     right = per_class_text(tmp_path / "out")
     assert (right[SYNSETS[999]], right[SYNSETS[998]], right[SYNSETS[997]]) == ("100.00", "", "0.00")
+    assert not (tmp_path / "out" / "confusion.csv").exists()
 
 
 def per_class_text(out):
@@ -318,7 +319,8 @@ def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
     assert table(out / "eval.csv")[:2] == kept
     assert [row.size for row in rows] == [16, 32, 48]
     assert list(table(out / "per_class.csv")[0]) == ["class", "name", "16", "32", "48"]
-    assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
+    shown = {f"{name}.{form}" for name in ("confusion", "worst") for form in ("csv", "png")}
+    assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png", *shown}
 
 
 def test_resume_refuses_other_settings_and_weights(pets, weights, tmp_path):
@@ -429,6 +431,6 @@ def test_two_processes_give_the_scores_of_one(pets, weights, run_command, tmp_pa
     assert result.code == 0, result.printed
     both = table(tmp_path / "both" / "eval.csv")[0]
     assert (float(both["top1"]), int(both["images"]), int(both["skipped"])) == (alone.top1, 7, 1)
-    files = [(tmp_path / name / "per_class.csv").read_text() for name in ("alone", "both")]
-    assert files[0] == files[1]
+    for file in ("per_class.csv", "confusion.csv", "worst.csv"):
+        assert (tmp_path / "alone" / file).read_text() == (tmp_path / "both" / file).read_text()
     assert result.output.count("top-1") == 2  # one speaks: a line, and the table's heading

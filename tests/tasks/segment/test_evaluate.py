@@ -94,6 +94,14 @@ def test_scores_equal_those_of_a_reference_loop(place, tmp_path, size, options, 
     assert [(line["class"], line["name"]) for line in lines] == list(zip("1234", CLASSES, strict=True))
     found = ["" if iou != iou else f"{100 * iou:.2f}" for iou in wanted.iou.tolist()]
     assert [line[str(size)] for line in lines] == found
+    pairs = {(int(line["true"]) - 1, int(line["predicted"]) - 1): float(line["pixels"]) for line in confused(tmp_path)}
+    assert pairs == {(row, column): float(counts[row, column]) for row, column in counts.nonzero().tolist()}
+
+
+def confused(out):
+    """Read the confused classes, which have a picture, too."""
+    assert (out / "confusion.png").stat().st_size > 1000
+    return table(out / "confusion.csv")
 
 
 def test_at_the_size_of_the_training_the_scores_are_those_of_the_training(place, tmp_path):

@@ -1,6 +1,6 @@
 """Evaluation of a classifier at several image sizes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for, with_scaling
 from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
+from ropevit.tasks.classify.mistakes import Prediction, PredictionLog, mistake_files
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.common.eval_config import EvalConfig
@@ -32,6 +33,7 @@ from ropevit.tasks.common.evaluation import (
     SizeEvaluation,
     distributed,
     evaluate_sizes,
+    nearest_size,
 )
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.tuned_scaling import TunedScaling
@@ -113,6 +115,14 @@ class EvalInputs:
     def training_view(self) -> View:
         """Preprocessing and window size at the training size."""
         return views_at(self, (self.eval_model.trained_at,))[0]
+
+    def shows_mistakes(self, view: View, mode: InferenceMode) -> bool:
+        """Return whether an evaluation also writes what was wrong: at the test size nearest to the training's.
+
+        With ReaL labels, images have several true classes, and none is confused with another.
+        """
+        sizes = [each.size for each in views_at(self, self.context.config.sizes)]
+        return mode == "whole" and self.real is None and view.size == nearest_size(sizes, self.eval_model.trained_at)
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
@@ -265,7 +275,9 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
         batches = inputs.real.labeled(batches)
     watch = context.watch(view.size, len(source), mode)
     logits_of = predict_by(mode, classifier(model, inputs), eval_model.trained_at)
-    counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, is_correct=is_correct)
+    log, communicator = PredictionLog(), context.communicator
+    options = {"is_correct": is_correct} | ({"record": log.add} if inputs.shows_mistakes(view, mode) else {})
+    counts = tally(logits_of, batches, len(source.classes), communicator, watch, **options)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     window = (view if mode == "whole" else inputs.training_view).window
@@ -282,7 +294,17 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),
+        files=_draw_mistakes(log.gather(communicator), view, inputs),
     )
+
+
+def _draw_mistakes(predictions: Sequence[Prediction], view: View, inputs: EvalInputs) -> dict[str, bytes]:
+    """Return the files about the mistakes at a size, in the main process; none without predictions."""
+    if not predictions or not inputs.context.is_main_process:
+        return {}
+    title = f"{inputs.eval_model.name} on {inputs.source.name}, {view.size} px"
+    transform = eval_transform(view.size, view.crop, view.squash)
+    return mistake_files(predictions, inputs.source, inputs.match.names, title, transform)
 
 
 def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterator[Batch]:

@@ -59,6 +59,7 @@ def tally(
     watch: Callable[[int], None],
     *,
     is_correct: IsCorrect = by_label,
+    record: Callable[[Batch, Tensor], None] = lambda *_: None,
     blank: Tensor | None = None,
 ) -> Tally:
     """Count correct predictions over all processes.
@@ -73,12 +74,14 @@ def tally(
         communicator: Collective communication of the processes.
         watch: Called with the number of images that this process has evaluated.
         is_correct: Returns which predictions are correct.
+        record: Called with each batch and its logits on the CPU.
         blank: Input (1, 3, S, S) of a process that has no batch left; None skips its forward pass.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     done = 0
     for batch, wait in delay_by_one(_start(logits_of, iter(batches), communicator, blank)):
         logits = wait()
+        record(batch, logits)
         best = logits.topk(min(_TOPK, logits.shape[1])).indices
         correct = is_correct(best, batch)
         for row, counted in enumerate((torch.ones_like(batch.labels), correct[:, 0], correct.any(1))):

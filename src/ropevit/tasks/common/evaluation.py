@@ -178,6 +178,11 @@ class EvalPlan:
         return found
 
 
+def nearest_size(sizes: Sequence[int], trained_at: int) -> int:
+    """Return the test size nearest to that of the training, the smaller of two."""
+    return min(sizes, key=lambda size: (abs(size - trained_at), size))
+
+
 def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
     """Return the file and the short name of `--checkpoint`: a file of ours, or the directory of a training.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ropevit.files import write_atomically
-from ropevit.painting import Tile, add_legend, image_grid
+from ropevit.painting import Tile, add_legend, image_grid, png_bytes
 
 #: Name of the picture in the directory of a training.
 PICTURE = "train_batches.png"
@@ -62,5 +62,5 @@ def draw_first_batches(
     grid = image_grid(tiles, max(len(each.tiles) for each in drawn), side)
     labels = sorted({label for each in drawn for label in each.labels})
     picture = add_legend(grid, [(label, task.classes[label]) for label in labels], (2 * side, 2 * side))
-    write_atomically(out / PICTURE, lambda file: picture.save(file, format="PNG", compress_level=1))
+    write_atomically(out / PICTURE, lambda file: file.write(png_bytes(picture)))
     return chain(first, batches)

@@ -5,9 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
+from ropevit.tasks.common.confusion import confusion_files
 from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
@@ -19,6 +23,7 @@ from ropevit.tasks.common.evaluation import (
     SizeEvaluation,
     distributed,
     evaluate_sizes,
+    nearest_size,
     weights_and_name,
 )
 from ropevit.tasks.common.inference_modes import InferenceMode
@@ -288,14 +293,26 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
     views += [] if scaling is None else [f"scaling {scaling}"]
     trained_at = inputs.info.metadata["test_short"]
+    fields = plan_fields(inputs, path, name, trained_at, SIZE_FACTORS)
+    nearest = nearest_size(fields["sizes"], trained_at)
+    classes = {str(label): each for label, each in enumerate(source.classes, 1)}
+
+    def evaluate_and_confuse(size: int) -> SizeEvaluation:
+        found, counts = evaluate_counts(size, inputs)
+        if size != nearest or not inputs.context.is_main_process:
+            return found
+        pairs = {(true, predicted): float(counts[true, predicted]) for true, predicted in counts.nonzero().tolist()}
+        title = f"{name} on {fields['data']}, {size} px"
+        return replace(found, files=confusion_files(pairs, classes, title, "pixels"))
+
     return EvalPlan(
-        **plan_fields(inputs, path, name, trained_at, SIZE_FACTORS),
+        **fields,
         description=", ".join(["shorter side", windows, *views]),
         metric=TASKS["segment"].metric,
         resume_settings=shared_settings(inputs, hash_files(source)) | asdict(inference) | options,
-        class_names={str(label): each for label, each in enumerate(source.classes, 1)},
+        class_names=classes,
         row_type=SegmenterResult,
-        evaluate_size=lambda size: evaluate_size(size, inputs),
+        evaluate_size=evaluate_and_confuse,
         baselines=_baselines(inputs, trained_at),
         notes=() if inputs.tuned is None else (inputs.tuned.describe_for(source.name),),
     )
@@ -333,6 +350,13 @@ def settings_at(size: int, inputs: SegmenterInputs, mode: InferenceMode | None =
 
 def evaluate_size(size: int, inputs: SegmenterInputs, mode: InferenceMode | None = None) -> SizeEvaluation:
     """Evaluate at one size; see `settings_at`."""
+    return evaluate_counts(size, inputs, mode)[0]
+
+
+def evaluate_counts(
+    size: int, inputs: SegmenterInputs, mode: InferenceMode | None = None
+) -> tuple[SizeEvaluation, Float[Tensor, "K K"]]:
+    """Evaluate at one size, and return the pixels by true and predicted class, too."""
     context, source = inputs.context, inputs.source
     timer, settings = EvalTimer(context), settings_at(size, inputs, mode)
     assert isinstance(inputs.model, SegmentationModel)
@@ -343,7 +367,7 @@ def evaluate_size(size: int, inputs: SegmenterInputs, mode: InferenceMode | None
     stats, skipped = size_stats(timer, inputs, bad)
     result = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in result.percent().items()}
-    return SizeEvaluation(
+    evaluation = SizeEvaluation(
         row=SegmenterResult(
             size=size,
             long=long_limit(inputs.info.metadata, size, "test_short", "test_long"),
@@ -355,3 +379,4 @@ def evaluate_size(size: int, inputs: SegmenterInputs, mode: InferenceMode | None
         classes=(100 * result.iou).tolist(),
         skipped=skipped,
     )
+    return evaluation, counts
