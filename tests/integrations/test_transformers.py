@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 from transformers import (
+    AttentionInterface,
     AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
@@ -275,8 +276,7 @@ def test_gradient_checkpointing_keeps_fewer_activations(images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output_attentions": True}, "has no weights to return"),
-        ({"output_hidden_states": [1]}, "expected True .all of them. or False"),
+        ({"output_attentions": True}, "returns no weights: call model.set_attn_implementation.'eager'. first"),
         (
             {"pixel_values": torch.zeros(1, 3, 64, 96, dtype=torch.uint8)},
             "expected floats, as an image processor returns them",
@@ -292,8 +292,9 @@ def test_invalid_inputs_are_refused(arguments, message, images):
 
 
 def test_another_attention_and_a_classifier_without_labels_are_refused():
-    with pytest.raises(ValueError, match="use scaled_dot_product_attention only"):
-        AutoModel.from_config(describe(VIT), attn_implementation="eager")
+    AttentionInterface.register("another", lambda *_: None)
+    with pytest.raises(ValueError, match="use scaled_dot_product_attention: leave it out, pass 'sdpa', or 'eager'"):
+        AutoModel.from_config(describe(VIT), attn_implementation="another")
     with pytest.raises(ValueError, match="got a config without labels"):
         AutoModelForImageClassification.from_config(RopeViTConfig(num_labels=0))
 

@@ -38,6 +38,9 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
     standard: ClassVar[str]
     """Name of the model whose config is the default."""
 
+    reshape_hidden_states: bool = True
+    """Whether a backbone returns maps (B, C, h, w) instead of tokens (B, n, C)."""
+
     def __post_init__(self, **kwargs: Any):
         given = rename(kwargs, self.attribute_map)
         check_convention(given.pop("convention", CONVENTION))

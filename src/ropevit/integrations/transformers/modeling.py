@@ -12,8 +12,10 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from ropevit.integrations.transformers.attentions import collect_attentions
 from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
 from ropevit.models import ARCHITECTURES, Model, build_model
+from ropevit.rope import LearnedRope
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences
@@ -25,14 +27,15 @@ HEAD = {"ropevit.head.weight", "ropevit.head.bias"}
 class RopePreTrainedModel(PreTrainedModel):
     """Base class of the wrappers; the attribute `ropevit` is the model of this package.
 
-    Attention is PyTorch's `scaled_dot_product_attention`, so attention weights cannot be returned. Gradient
-    checkpointing keeps the input of every block and is not reentrant. Learned frequencies stay float32 in every dtype.
+    Attention is PyTorch's `scaled_dot_product_attention`; with attn_implementation="eager" attention weights can be
+    returned, computed beside it. Gradient checkpointing keeps the input of every block and is not reentrant. Learned
+    frequencies stay float32 in every dtype.
 
     Args:
         config: Config of the model.
 
     Raises:
-        ValueError: If the config is invalid, or its attn_implementation is not "sdpa".
+        ValueError: If the config is invalid, or its attn_implementation is neither "sdpa" nor "eager".
     """
 
     config: RopeConfig
@@ -43,16 +46,16 @@ class RopePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = [row.model.__name__ for row in ARCHITECTURES.values()]  # noqa: RUF012 (transformers copies these lists into each model)
-    _keep_in_fp32_modules_strict = ["rope.freqs", "rope.raw_speeds", "rope.heading"]  # noqa: RUF012
 
     def __init__(self, config: RopeConfig):
         super().__init__(config)
-        if config._attn_implementation not in (None, "sdpa"):
+        if config._attn_implementation not in (None, "sdpa", "eager"):
             raise ValueError(
                 f"got attn_implementation={config._attn_implementation!r}; these models use "
-                "scaled_dot_product_attention only: leave it out, or pass 'sdpa'"
+                "scaled_dot_product_attention: leave it out, pass 'sdpa', or 'eager' to get attention weights"
             )
         self.ropevit = self.remove_unused(build_model(config.to_ropevit()))
+        self._keep_in_fp32_modules_strict = _learned_frequencies(self.ropevit)
         self.post_init()
 
     def remove_unused(self, model: Model) -> Model:
@@ -116,24 +119,44 @@ class RopePreTrainedModel(PreTrainedModel):
     def gradient_checkpointing(self, enable: bool) -> None:
         self.ropevit.set_grad_checkpointing(enable)
 
-    def prepare(self, pixel_values: Tensor, output_attentions: bool | None) -> Tensor:
+    def wants_attentions(self, requested: bool | None) -> bool:
+        """Return whether to return attention weights: as the call requests, or else as the config does.
+
+        Raises:
+            ValueError: If they are wanted, but attention is not "eager".
+        """
+        wanted = bool(self.config.output_attentions if requested is None else requested)
+        if wanted and self.config._attn_implementation != "eager":
+            raise ValueError(
+                "got output_attentions=True; fused attention returns no weights: call "
+                "model.set_attn_implementation('eager') first"
+            )
+        return wanted
+
+    def prepare(self, pixel_values: Tensor) -> Tensor:
         """Cast images to the dtype of the first layer.
 
         Raises:
-            ValueError: If they are not floating-point, or attention weights are requested.
+            ValueError: If they are not floating-point.
         """
-        if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("got output_attentions=True; fused attention has no weights to return: leave it out")
         if not pixel_values.is_floating_point():
             raise ValueError(
                 f"got pixel_values of {pixel_values.dtype}; expected floats, as an image processor returns them"
             )
         return pixel_values.to(self.ropevit.patch_embed.proj.weight.dtype)
 
-    def run(self, images: Float[Tensor, "B c H W"], output_hidden_states: bool | None) -> "Outputs":
-        """Run the model of this package."""
-        wanted = _wants_hidden_states(self.config, output_hidden_states)
-        return self.ropevit(images, method=_outputs_of, hidden_states=wanted)
+    def run(
+        self,
+        pixel_values: Float[Tensor, "B c H W"],
+        output_hidden_states: bool | int | None,
+        output_attentions: bool | None,
+    ) -> "Outputs":
+        """Run the model of this package on prepared images."""
+        attentions, images = self.wants_attentions(output_attentions), self.prepare(pixel_values)
+        with collect_attentions(self.ropevit, attentions) as found:
+            wanted = _wants_hidden_states(self.config, output_hidden_states)
+            outputs = self.ropevit(images, method=_outputs_of, hidden_states=wanted)
+        return outputs._replace(attentions=tuple(found.values())) if attentions else outputs
 
 
 class RopeModel(RopePreTrainedModel):
@@ -150,7 +173,7 @@ class RopeModel(RopePreTrainedModel):
     def forward(
         self,
         pixel_values: Float[Tensor, "B c H W"],
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
         """Return tokens (B, n, C) after the final norm, and their pooled vector (B, C).
@@ -159,14 +182,15 @@ class RopeModel(RopePreTrainedModel):
             pixel_values: Images of any size that the model accepts.
             output_hidden_states: Also return the tokens before the norm: embedded, then after each block of a ViT
                 (prefix tokens first) or each stage of a Swin (row-major).
-            output_attentions: True raises ValueError.
+            output_attentions: Also return the attention weights, which have no gradients, of each block of a ViT
+                (B, A, n, n) or of the last block of each stage of a Swin (B * windows, A, n, n).
         """
-        images = self.prepare(pixel_values, output_attentions)
-        outputs = self.run(images, output_hidden_states)
+        outputs = self.run(pixel_values, output_hidden_states, output_attentions)
         return BaseModelOutputWithPooling(
             last_hidden_state=_as_tokens(outputs.features),
             pooler_output=outputs.head,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 
@@ -187,7 +211,7 @@ class RopeForImageClassification(RopePreTrainedModel):
         self,
         pixel_values: Float[Tensor, "B c H W"],
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | None = None,
         output_attentions: bool | None = None,
     ) -> ImageClassifierOutput:
         """Return logits (B, K) and, with labels, the loss of `config.problem_type`, or the one that the labels imply.
@@ -196,19 +220,21 @@ class RopeForImageClassification(RopePreTrainedModel):
             pixel_values: Images of any size that the model accepts.
             labels: Classes (B,), or targets from 0 to 1 (B, K) for multi_label_classification.
             output_hidden_states: Also return the tokens before the norm; see `RopeModel`.
-            output_attentions: True raises ValueError.
+            output_attentions: Also return attention weights; see `RopeModel`.
         """
-        images = self.prepare(pixel_values, output_attentions)
-        outputs = self.run(images, output_hidden_states)
+        outputs = self.run(pixel_values, output_hidden_states, output_attentions)
         loss = None if labels is None else self.loss_function(labels, outputs.head, self.config)
-        return ImageClassifierOutput(loss=loss, logits=outputs.head, hidden_states=outputs.hidden_states)
+        return ImageClassifierOutput(
+            loss=loss, logits=outputs.head, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
 
 class RopeBackbone(BackboneMixin, RopePreTrainedModel):
     """Feature maps for dense tasks: those in the config's `out_features` or `out_indices`, by default the last one.
 
     The maps of a ViT have the stride of its patches, those of a Swin strides 4, 8, 16 and 32. They are not normalized;
-    the final norm and the head are removed.
+    the final norm and the head are removed. With `reshape_hidden_states=False` in the config they are tokens, prefix
+    first, as DPT and Depth Anything take them.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)ropevit\.(head|norm)\."]  # noqa: RUF012
@@ -235,7 +261,7 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         pixel_values: Float[Tensor, "B c H W"],
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | None = None,
         output_attentions: bool | None = None,
     ) -> BackboneOutput:
         """Return the chosen feature maps (B, C, h, w), in the order of the stages.
@@ -243,18 +269,24 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         Args:
             pixel_values: Images of any size that the model accepts.
             output_hidden_states: Also return the tokens before the norm; see `RopeModel`.
-            output_attentions: True raises ValueError.
+            output_attentions: Also return attention weights; see `RopeModel`.
         """
-        images = self.prepare(pixel_values, output_attentions)
+        attentions, images = self.wants_attentions(output_attentions), self.prepare(pixel_values)
         wanted = [self.stage_names.index(name) for name in self.out_features]
         all_states = _wants_hidden_states(self.config, output_hidden_states)
         count = None if all_states else max(wanted) + 1
-        states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
-        maps: Any = tuple(self.ropevit.as_map(states[index], images) for index in wanted)
+        with collect_attentions(self.ropevit, attentions) as found:
+            states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
+        maps: Any = tuple(self.reshape(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
             hidden_states=tuple(_as_tokens(state) for state in states) if all_states else None,
+            attentions=tuple(found.values()) if attentions else None,
         )
+
+    def reshape(self, state: Tensor, images: Float[Tensor, "B c H W"]) -> Tensor:
+        """Return a hidden state as a map (B, C, h, w); as tokens (B, n, C) with `reshape_hidden_states=False`."""
+        return self.ropevit.as_map(state, images) if self.config.reshape_hidden_states else _as_tokens(state)
 
 
 class RopeViTModel(RopeModel):
@@ -301,12 +333,19 @@ CLASSES: dict[Any, tuple[type[RopePreTrainedModel], type[RopePreTrainedModel]]] 
 }
 
 
-def _wants_hidden_states(config: RopeConfig, requested: bool | None) -> bool:
-    """Return whether to return hidden states: as the call requests, or else as the config does."""
-    wanted = config.output_hidden_states if requested is None else requested
-    if not isinstance(wanted, bool | None):
-        raise ValueError(f"got output_hidden_states={wanted!r}; expected True (all of them) or False")
-    return bool(wanted)
+def _wants_hidden_states(config: RopeConfig, requested: bool | int | None) -> bool:
+    """Return whether to return hidden states: as the call requests, or else as the config does.
+
+    LLaVA requests them by the index of the layer that it reads; all are returned then, too.
+    """
+    return bool(config.output_hidden_states if requested is None else requested)
+
+
+def _learned_frequencies(model: Model) -> list[str]:
+    """Return name endings of the learned parameters of rotations, which stay float32."""
+    rotations = [(path, module) for path, module in model.named_modules() if isinstance(module, LearnedRope)]
+    named = {f"{path.rpartition('.')[2]}.{name}" for path, module in rotations for name, _ in module.named_parameters()}
+    return sorted(named)
 
 
 class Outputs(NamedTuple):
@@ -318,6 +357,8 @@ class Outputs(NamedTuple):
     """Logits, or the pooled vector of a model without a head."""
     hidden_states: tuple[Tensor, ...] | None
     """Tokens before the norm, if requested: embedded, then after each block or stage."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Attention weights, if requested."""
 
 
 def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
