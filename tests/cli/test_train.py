@@ -14,7 +14,7 @@ from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars, read_config
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.run_dir import find_runs
+from ropevit.tasks.common.run_summary import find_runs
 from ropevit.tasks.detect.model import load_detector
 
 OPTIONS = [*TINY_TRAINING, "--max-steps", "3"]
@@ -49,10 +49,14 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
     assert (tmp_path / "runs.png").stat().st_size > 10_000
 
 
-def test_the_display_names_a_skipped_file_once_and_fits_eighty_columns():
+def test_the_display_names_a_skipped_file_once_and_fits_eighty_columns(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     with TrainingBars(console) as bars:
-        bars.update(TrainStarted(first=0, steps=250_000, length=250_000, steps_per_epoch=625))
+        bars.update(
+            TrainStarted(
+                first=0, steps=250_000, length=250_000, steps_per_epoch=625, out=tmp_path, parameters=1, trainable=1
+            )
+        )
         bars.update(StepDone(step=125_000))
         bars.update(
             LogLine(

@@ -12,7 +12,7 @@ from ropevit.cli import main
 from ropevit.tasks import TASKS, Metric, PredictOption, TaskSpec, register_task
 from ropevit.tasks.common.eval_results import read_rows
 from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.run_dir import find_runs
+from ropevit.tasks.common.run_summary import find_runs
 from ropevit.tasks.compare import read_evaluations
 from ropevit.tasks.registry import task_of_format, task_of_recipe
 from tasks import toy as module

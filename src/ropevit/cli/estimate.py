@@ -1,11 +1,38 @@
-"""Output of `ropevit train RECIPE --estimate`."""
+"""Output of `ropevit train RECIPE --estimate`, and the line about the model before a training."""
 
 from ropevit.cli.console import Console, print_line
+from ropevit.models.memory import forward_macs
 from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
+from ropevit.tasks.common.events import TrainStarted
+from ropevit.tasks.common.inference_modes import patch_tokens
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.registry import task_of_recipe
 
 _MARK = "estimated from shapes, not measured"
+
+
+def model_line(config: Training, started: TrainStarted) -> str:
+    """Return parameters and cost of a model in one line; without the cost if its task does not describe a step."""
+    total, learns = started.parameters, started.trainable
+    trainable = "all trainable" if learns == total else f"{quantity(learns)} trainable"
+    words = [f"model: {quantity(total)} parameters, {trainable}"]
+    task = task_of_recipe(config.recipe)
+    if task is not None and task.step_spec is not None:
+        step = task.get("step_spec")(config, started.num_classes)
+        macs = forward_macs(step.build, lambda model: step.forward(model, 1))
+        height, width = step.size
+        tokens = f"{patch_tokens(height, width, step.patch_size):,} patch tokens"
+        words.append(f"{quantity(macs)} MACs and {tokens} for an image of {height} x {width} pixels")
+    return "; ".join(words)
+
+
+def quantity(count: int) -> str:
+    """Format a number with three digits and K (thousand), M (million) or G (billion)."""
+    rounded = float(f"{count:.3g}")
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "K")):
+        if rounded >= size:
+            return f"{rounded / size:g} {letter}"
+    return str(count)
 
 
 def step_of_training(config: Training) -> StepSpec:

@@ -1,6 +1,7 @@
 """`ropevit train`: trains by a recipe."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
-from ropevit.cli.estimate import show_estimate
+from ropevit.cli.estimate import model_line, show_estimate
 from ropevit.models.architectures import VARIANTS
 from ropevit.models.registry import MODELS, split_model_name
 from ropevit.tasks.common.distributed import Interrupted
@@ -126,7 +127,7 @@ def _recipe_summary(recipe: Callable[..., object]) -> str:
 def _show_training(config: Training) -> None:
     """Train with a progress display; SIGINT and SIGTERM end with a checkpoint."""
     console = Console()
-    with TrainingBars(console) as bars:
+    with TrainingBars(console, config) as bars:
         try:
             scores = find_task(config.recipe).get("train")(config, bars.update)
         except Interrupted as stopped:
@@ -139,7 +140,7 @@ def _show_training(config: Training) -> None:
         if bars.steps < bars.length:
             hint = "the same command with --resume and without --max-steps continues"
             print_line(console, f"stopped after {bars.steps} of {bars.length} steps; {hint}")
-        print_line(console, f"{results}\nresults are in {config.run.out}")
+        print_line(console, f"{results}\nresults are in {bars.out}")
 
 
 def _recipe_table() -> Table:
@@ -168,13 +169,13 @@ class LoggedProgress(Progress):
 
 
 class TrainingBars(LiveDisplay):
-    """Live display of a training: a progress bar, and a line per evaluation."""
+    """Live display of a training: a line about the model, a progress bar, and a line per evaluation."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, config: Training | None = None):
         columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
         super().__init__(LoggedProgress(TextColumn("{task.description}"), *columns, console=console))
-        self.task = None
-        self.started = False
+        self.task, self.config = None, config
+        self.started, self.out = False, Path()
         self.per_epoch = self.steps = self.length = 1
         self.notices: set[str] = set()
         self.waits: list[float] = []
@@ -185,6 +186,9 @@ class TrainingBars(LiveDisplay):
         match event:
             case TrainStarted(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
                 self.started, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
+                self.out = event.out
+                if self.config is not None:
+                    self.print_line(model_line(self.config, event))
                 if first:
                     self.print_line(f"resuming from step {first} of {steps}")
                 self.progress.start()

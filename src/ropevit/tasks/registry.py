@@ -102,7 +102,8 @@ class TaskSpec:
     predict_files: Part = ()
     """Names of files and folders that it writes beside the images."""
     step_spec: Part = None
-    """Describes a training step for --estimate: called with a config, returns a StepSpec."""
+    """Describes a training step, for --estimate and the line about the model: called with a config and the number of
+    classes (None or left out: those of the published data), returns a StepSpec."""
     recipe_facts: Part = None
     """Columns of `train --list`: called with a config, returns strings by `pixels`, `expected` and `cost`."""
     load: Part = None

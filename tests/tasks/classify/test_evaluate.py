@@ -323,6 +323,15 @@ def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
     assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png", *shown}
 
 
+def test_evaluations_without_a_folder_are_numbered_and_resume_takes_the_last(pets, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = weights(stubborn_vit(0, num_classes=3), classes=PETS)
+    for options in ({}, {}, {"sizes": (16, 32), "resume": True}):
+        measure(path, pets, None, **options)
+    rows = {folder.name: len(table(folder / "eval.csv")) for folder in (tmp_path / "runs" / "eval").iterdir()}
+    assert rows == {"weights": 1, "weights-2": 2}
+
+
 def test_resume_refuses_other_settings_and_weights(pets, weights, tmp_path):
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
     measure(path, pets, out)

@@ -11,7 +11,7 @@ from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.events import Notice
+from ropevit.tasks.common.events import Notice, TrainStarted
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.weights import load_model
 from waits import CountWaits, on_host
@@ -46,6 +46,23 @@ def test_training_on_a_custom_image_folder(folder):
     assert scores.keys() == {"top1"}, "of two classes, five guesses always contain the right one"
     _, info = load_model(folder / "run" / "model.safetensors")
     assert info.classes == ["a", "b"]
+
+
+def test_a_frozen_backbone_keeps_its_weights_and_the_head_learns(folder):
+    config = config_of(folder, model={"drop_path": 0.5})
+    train(replace(config, run=replace(config.run, out=folder / "first")))
+    first = folder / "first" / "model.safetensors"
+    started = []
+    frozen = replace(config, freeze_backbone=True, model=replace(config.model, init=str(first)))
+    train(frozen, lambda event: started.append(event) if isinstance(event, TrainStarted) else None)
+    model, info = load_model(folder / "run" / "model.safetensors")
+    assert info.config.drop_path == 0
+    before, after = load_model(first)[0].state_dict(), model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
+    assert started[0].trainable == sum(parameter.numel() for parameter in model.head.parameters())
+    assert started[0].parameters == sum(parameter.numel() for parameter in model.parameters())
+    with pytest.raises(ValueError, match="freeze_backbone=True without initial weights"):
+        replace(config, freeze_backbone=True)
 
 
 def test_an_unreadable_training_image_is_skipped_and_listed(folder):

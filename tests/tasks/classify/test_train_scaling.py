@@ -22,7 +22,7 @@ from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import EvalStarted
 from ropevit.tasks.common.events import StepDone
 from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.run_dir import find_runs
+from ropevit.tasks.common.run_summary import find_runs
 from ropevit.weights import load_model
 
 RULE = "normalize+jitter(rescale=2)"

@@ -25,11 +25,15 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
-@pytest.mark.parametrize("number", [1, 2, 7])
-def test_the_first_batches_are_drawn_and_all_of_them_are_passed_on(tmp_path, number):
-    task = Colors()
-    batches = draw_first_batches(task, iter(range(100, 100 + number)), number, tmp_path, lambda index: 10 + index)
-    assert task.asked == [(100 + index, 10 + index) for index in range(min(number, BATCHES))]
+@pytest.mark.parametrize(("steps", "parts"), [(1, 1), (1, 2), (5, 1), (4, 2)])
+def test_the_first_batches_are_drawn_and_all_of_them_are_passed_on(tmp_path, steps, parts):
+    task, number, seeded = Colors(), steps * parts, []
+    batches = draw_first_batches(
+        task, iter(range(100, 100 + number)), (steps, parts), tmp_path, lambda *key: seeded.append(key)
+    )
+    drawn = range(min(number, BATCHES))
+    assert seeded == [(index // parts, index % parts) for index in drawn]
+    assert task.asked == [(100 + index, index // parts) for index in drawn]
     assert list(batches) == list(range(100, 100 + number))
     grid = pixels(tmp_path / PICTURE)
     assert {100 + index for index in range(min(number, BATCHES))} <= set(grid[..., 0][(grid[..., 1:] == 0).all(-1)])

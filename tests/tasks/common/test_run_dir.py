@@ -14,16 +14,14 @@ from ropevit.tasks.common.config import FORMER_FIELDS, RunConfig
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import (
-    by_metric,
     checkpoint_in_run,
     differences,
-    draw_runs,
-    find_runs,
     open_directory,
     read_settings,
     task_of_checkpoint,
     weights_file,
 )
+from ropevit.tasks.common.run_summary import by_metric, draw_runs, find_runs
 from ropevit.tasks.segment.evaluate import SegmenterOptions
 
 

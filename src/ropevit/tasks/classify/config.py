@@ -1,6 +1,6 @@
 """Configuration of a classification training; every field is an option of `ropevit train`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -81,6 +81,8 @@ class TrainConfig(BaseTrainConfig):
     loss: Literal["binary", "soft"] = "soft"
     """binary: binary cross-entropy, where every class in a mixed image has target 1. soft: cross-entropy with soft
     labels."""
+    freeze_backbone: bool = False
+    """Train the head alone, on frozen features; needs --init-from. The backbone runs without stochastic depth."""
     crop_pct: float = 0.875
     """Crop ratio of evaluation: the image size over the shorter side to which images are resized."""
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -100,9 +102,18 @@ class TrainConfig(BaseTrainConfig):
                 f"got label_smoothing={self.augment.label_smoothing} with loss='binary', where any nonzero target "
                 "becomes 1; use label_smoothing=0, or loss='soft'"
             )
+        if self.freeze_backbone and self.model.init is None:
+            raise ValueError(
+                "got freeze_backbone=True without initial weights, which leaves random features; add --init-from"
+            )
         body = self.model.build(num_classes=2)
         if self.train_sizes is not None:
             check_train_sizes(self.train_sizes, body.multiple)
+
+    @property
+    def initial_model(self) -> ClassifierConfig:
+        """Model that is trained; frozen features have no stochastic depth."""
+        return replace(self.model, drop_path=0.0) if self.freeze_backbone else self.model
 
     @property
     def largest_size(self) -> int:

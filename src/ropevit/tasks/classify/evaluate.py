@@ -276,8 +276,8 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
     watch = context.watch(view.size, len(source), mode)
     logits_of = predict_by(mode, classifier(model, inputs), eval_model.trained_at)
     log, communicator = PredictionLog(), context.communicator
-    options = {"is_correct": is_correct} | ({"record": log.add} if inputs.shows_mistakes(view, mode) else {})
-    counts = tally(logits_of, batches, len(source.classes), communicator, watch, **options)
+    record = log.add if inputs.shows_mistakes(view, mode) else None
+    counts = tally(logits_of, batches, len(source.classes), communicator, watch, is_correct=is_correct, record=record)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     window = (view if mode == "whole" else inputs.training_view).window

@@ -24,7 +24,7 @@ IN_TABLE, IN_PICTURE, COLUMNS, SIDE = 100, 16, 4, 224
 class Prediction(NamedTuple):
     """The prediction of an image."""
 
-    index: int
+    image: int
     """Index of the image in the data."""
     label: int
     """True class."""
@@ -53,7 +53,7 @@ class PredictionLog:
     def gather(self, communicator: Communicator) -> list[Prediction]:
         """Return the predictions of all processes, the highest loss first."""
         found = [each for part in communicator.all_gather(self.predictions) for each in part]
-        return sorted(found, key=lambda each: (-each.loss, each.index))
+        return sorted(found, key=lambda each: (-each.loss, each.image))
 
 
 def mistake_files(
@@ -87,7 +87,7 @@ def _table(worst: Sequence[Prediction], source: ImageSource) -> str:
     lines = []
     for each in worst:
         true, predicted = source.classes[each.label], source.classes[each.predicted]
-        lines.append([source.describe(each.index), true, predicted, f"{each.probability:.4f}", f"{each.loss:.4f}"])
+        lines.append([source.describe(each.image), true, predicted, f"{each.probability:.4f}", f"{each.loss:.4f}"])
     return to_csv(["file", "true", "predicted", "probability", "loss"], lines)
 
 
@@ -95,7 +95,7 @@ def _tile(
     each: Prediction, source: ImageSource, names: Sequence[str], transform: Callable[[Image.Image], Tensor]
 ) -> Tile:
     """Draw an image as the model is given it, with its true and its predicted class."""
-    pixels = transform(source.read(each.index)[0]).permute(1, 2, 0).numpy()
+    pixels = transform(source.read(each.image)[0]).permute(1, 2, 0).numpy()
     lines = f"true: {names[each.label]}", f"predicted: {names[each.predicted]} {each.probability:.2f}"
-    name = Path(source.describe(each.index)).name
+    name = Path(source.describe(each.image)).name
     return Tile(fit(Image.fromarray(pixels), SIDE), "\n".join([*lines, f"{name}, loss {each.loss:.2f}"]))

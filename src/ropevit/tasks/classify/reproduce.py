@@ -8,7 +8,8 @@ from pathlib import Path
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, training_cost
-from ropevit.tasks.common.run_dir import RunSummary, comparable, differences
+from ropevit.tasks.common.run_dir import comparable, differences
+from ropevit.tasks.common.run_summary import RunSummary
 
 #: model -> its recipes, one after the other.
 _CHAINS = {
@@ -54,7 +55,7 @@ class ChainStage:
         config, model = self.config, self.config.model
         words = ["train", config.recipe, "--position", model.position, "--data", config.data]
         words += [] if model.init is None else ["--init-from", model.init]
-        return [*words, "--out", str(config.run.out)]
+        return [*words, "--out", str(config.run.folder)]
 
     @property
     def images(self) -> int:
@@ -131,12 +132,12 @@ def make_target(model: str, position: str, data: str, root: Path) -> Target:
     stages: list[ChainStage] = []
     for recipe in _CHAINS[model]:
         config = find_recipe(recipe).with_run(out=root / f"{recipe}-{position}")
-        init = str(stages[-1].config.run.out / "model.safetensors") if stages else None
+        init = str(stages[-1].config.run.folder / "model.safetensors") if stages else None
         stages.append(
             ChainStage(config=replace(config, data=data, model=replace(config.model, position=position, init=init)))
         )
     last = stages[-1].config
-    measured = "--checkpoint", str(last.run.out), "--weights", "last", "--data", data
+    measured = "--checkpoint", str(last.run.folder), "--weights", "last", "--data", data
     out = "--out", str(root / "eval" / f"{model}-{position}")
     return Target(name=last.model.name, stages=tuple(stages), evaluation=("eval", *measured, *out))
 

@@ -59,7 +59,7 @@ def tally(
     watch: Callable[[int], None],
     *,
     is_correct: IsCorrect = by_label,
-    record: Callable[[Batch, Tensor], None] = lambda *_: None,
+    record: Callable[[Batch, Tensor], None] | None = None,
     blank: Tensor | None = None,
 ) -> Tally:
     """Count correct predictions over all processes.
@@ -81,7 +81,8 @@ def tally(
     done = 0
     for batch, wait in delay_by_one(_start(logits_of, iter(batches), communicator, blank)):
         logits = wait()
-        record(batch, logits)
+        if record is not None:
+            record(batch, logits)
         best = logits.topk(min(_TOPK, logits.shape[1])).indices
         correct = is_correct(best, batch)
         for row, counted in enumerate((torch.ones_like(batch.labels), correct[:, 0], correct.any(1))):

@@ -22,6 +22,7 @@ from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.painting import Tile, fit
 from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.freezing import freeze_all_but_head
 from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.batches import mean_and_std, train_order
@@ -61,6 +62,8 @@ def prepare(config: TrainConfig, accelerator: Any, communicator: Communicator) -
     check_classes(*sources)
     task = Classification(config, *sources, accelerator, communicator)
     model = init_model(config, len(task.classes))
+    if config.freeze_backbone:
+        freeze_all_but_head(model)
     task.built = model.config
     return task, model
 
@@ -81,7 +84,7 @@ def check_classes(train: ImageSource, test: ImageSource) -> None:
 def init_model(config: TrainConfig, num_classes: int) -> Model:
     """Build the model, with weights from the seed or those that the config names."""
     torch.manual_seed(derive_seed("weights", config.run.seed))
-    chosen = config.model
+    chosen = config.initial_model
     if chosen.init is None:
         return build_model(chosen.build(num_classes))
     model = create_model(chosen.like, chosen.init, num_classes=num_classes, **chosen.fields)

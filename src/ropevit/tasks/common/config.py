@@ -118,10 +118,12 @@ class RunConfig:
         ValueError: If a field is out of range.
     """
 
-    out: Path = Path("runs/train")
-    """Output directory: checkpoints, weights, logs."""
+    out: Path | None = None
+    """Output directory: checkpoints, weights, logs. Default: runs/RECIPE, then runs/RECIPE-2, ...; with --resume the
+    last of them."""
     resume: bool = False
-    """Resume the training in the output directory; if there is none yet, start it."""
+    """Resume the training in the output directory; if there is none yet, start it. More epochs or steps than before
+    extend it."""
     seed: int = 0
     """Seed of the initial weights, the order of the images and all augmentation."""
     device: str = "auto"
@@ -148,6 +150,8 @@ class RunConfig:
     """Number of checkpoints to keep; older ones are deleted."""
     val_interval: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    patience: int | None = None
+    """Early stopping: end the training when the score has not improved for this many epochs; None never does."""
     log_interval: int = 50
     """Steps between log lines; the GPU is synchronized only then."""
     tensorboard: bool = False
@@ -163,12 +167,19 @@ class RunConfig:
             "save_interval",
             "keep_checkpoints",
             "val_interval",
+            "patience",
             "log_interval",
         ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1")
         if self.workers < 0 or self.seed < 0:
             raise ValueError(f"got workers={self.workers}, seed={self.seed}; expected 0 or more")
+
+    @property
+    def folder(self) -> Path:
+        """Output directory of a training that has started, where `out` is set."""
+        assert self.out is not None
+        return self.out
 
 
 #: Former names of fields in config.json -> names of today, by group; the empty group is the config itself.
@@ -233,7 +244,7 @@ class BaseTrainConfig:
         """Return the config as JSON-serializable values; fields with a `to_dict` of their own use it."""
         plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
         plain |= {name: value.to_dict() for name, value in vars(self).items() if hasattr(value, "to_dict")}
-        plain["run"]["out"] = str(self.run.out)
+        plain["run"]["out"] = None if self.run.out is None else str(self.run.out)
         return plain
 
     def with_run(self: ConfigT, **changes: Any) -> ConfigT:

@@ -8,6 +8,7 @@ import contextlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,16 +28,17 @@ from ropevit.tasks.common.checkpoints import (
 )
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, Interrupted, Interruption
+from ropevit.tasks.common.early_stopping import describe_stop, out_of_patience
 from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
 from ropevit.tasks.common.first_batches import DrawsBatches, draw_first_batches
 from ropevit.tasks.common.metrics_log import LogWindow, Metrics
-from ropevit.tasks.common.optim import Ema, make_optimizer
+from ropevit.tasks.common.optim import Ema, count_parameters, make_optimizer
 from ropevit.tasks.common.steps import learning_rate, update_weights
 from ropevit.tasks.registry import Metric
 
-#: History of a training at its start: best score, mean loss of the first line of the log, number of skipped images, and
-#: the scores of the last evaluation and its step.
-_INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
+#: History of a training at its start: best score and its step, mean loss of the first line of the log, number of
+#: skipped images, and the scores of the last evaluation and its step.
+_INITIAL_HISTORY = {"best": None, "best_step": 0, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
 
 
 @runtime_checkable
@@ -140,8 +142,7 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
         CheckpointError: If a checkpoint cannot be written, or all existing ones are damaged.
     """
     resume(state, job)
-    length = {"steps": job.last_step, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
-    job.report(TrainStarted(first=state.step, **length))
+    job.report(_describe_start(state, job))
     try:
         if job.is_main_process:
             state.metrics = Metrics(job.run, job.settings, state.step, state.history["evaluated"])
@@ -152,6 +153,21 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
     finally:
         if state.metrics is not None:
             state.metrics.close()
+
+
+def _describe_start(state: TrainState, job: TrainJob) -> TrainStarted:
+    """Return the event of the start of a training."""
+    (parameters, trainable), classes = count_parameters(state.unwrapped), getattr(job.task, "classes", ())
+    return TrainStarted(
+        first=state.step,
+        steps=job.last_step,
+        length=job.steps,
+        steps_per_epoch=job.task.steps_per_epoch,
+        out=job.run.folder,
+        parameters=parameters,
+        trainable=trainable,
+        num_classes=len(classes) or None,
+    )
 
 
 def start(job: TrainJob) -> TrainState:
@@ -181,21 +197,21 @@ def resume(state: TrainState, job: TrainJob) -> None:
     Raises:
         ValueError: If its step is beyond `max_steps`.
     """
-    folder = job.run.out / "checkpoints"
+    folder = job.run.folder / "checkpoints"
     step = job.communicator.run_on_main(lambda: _newest_step(folder, job.report))
     if step is None:
         return
     if step > job.last_step:
         raise ValueError(
-            f"got max_steps={job.last_step}, but {job.run.out} is at step {step} already; resume it with more steps, "
-            "or without max_steps"
+            f"got max_steps={job.last_step}, but {job.run.folder} is at step {step} already; resume it with more "
+            "steps, or without max_steps"
         )
     found = load_checkpoint(folder / f"step-{step:08d}.pt")
     parts = found["state"]
     load_training_state(parts, state.unwrapped, state.optimizer.optimizer, state.ema, job.run.fsdp)
     if job.accelerator.scaler is not None and found["scaler"]:
         job.accelerator.scaler.load_state_dict(found["scaler"])
-    state.step, state.history = step, found["record"]
+    state.step, state.history = step, {"best_step": step, **found["record"]}
 
 
 def _newest_step(folder: Path, report: Report) -> int | None:
@@ -213,7 +229,7 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
         _evaluate_and_save(state, job)  # an evaluation that was interrupted
     batches = _open_batches(state, job)
     state.window.restart()
-    while state.step < job.last_step:
+    while state.step < job.last_step and not _out_of_patience(state, job):
         state.window.add(take_step(state, job, batches))
         job.report(StepDone(step=state.step))
         evaluating = _evaluation_due(state.step, job)
@@ -236,12 +252,13 @@ def _open_batches(state: TrainState, job: TrainJob) -> Iterator[Any]:
     batches, parts = job.task.batches(state.step, job.last_step), job.run.grad_accum_steps
     if state.step or not job.is_main_process or not isinstance(job.task, DrawsBatches):
         return batches
+    shape = job.last_step, parts
+    return draw_first_batches(job.task, batches, shape, job.run.folder, partial(_seed_micro_batch, job))
 
-    def seed(number: int) -> int:
-        _seed_micro_batch(job, number // parts, number % parts)
-        return number // parts
 
-    return draw_first_batches(job.task, batches, job.last_step * parts, job.run.out, seed)
+def _out_of_patience(state: TrainState, job: TrainJob) -> bool:
+    """Return whether the score has not improved for `patience` epochs."""
+    return out_of_patience(state.history, job.run.patience, job.task.steps_per_epoch)
 
 
 def _evaluation_due(step: int, job: TrainJob) -> bool:
@@ -290,7 +307,7 @@ def _write_log_line(state: TrainState, job: TrainJob) -> None:
     if not len(losses):
         return
     rate = max(group["lr"] for group in state.optimizer.param_groups)
-    newest = (list_checkpoints(job.run.out / "checkpoints") or [None])[-1]
+    newest = (list_checkpoints(job.run.folder / "checkpoints") or [None])[-1]
     window.check(losses, state.step, rate, state.history, newest)
     skipped = _collect_skipped(state, job)
     figures = {
@@ -334,17 +351,16 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
         return scores
 
     scores = measure()
-    if state.ema is not None and state.step >= job.last_step:
+    epoch, score = state.step / job.task.steps_per_epoch, scores[job.task.metric.name]
+    better = job.task.metric.is_better(score, state.history["best"])
+    state.history |= {"evaluated": state.step} | ({"best": score, "best_step": state.step} if better else {})
+    if state.ema is not None and (state.step >= job.last_step or _out_of_patience(state, job)):
         state.ema.swap(state.unwrapped)
         scores |= {f"ema_{name}": score for name, score in measure().items()}
         state.ema.swap(state.unwrapped)
-    epoch, best = state.step / job.task.steps_per_epoch, state.history["best"]
-    score = scores[job.task.metric.name]
-    better = job.task.metric.is_better(score, best)
     if better:
-        state.history["best"] = score
         save_weights(state, job, "best.safetensors", scores)
-    state.history |= {"scores": scores, "evaluated": state.step}
+    state.history["scores"] = scores
     skipped = _collect_skipped(state, job)
     if state.metrics is not None:
         state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores, **skipped})
@@ -355,7 +371,7 @@ def save_weights(state: TrainState, job: TrainJob, name: str, scores: Mapping[st
     """Save the weights as a model file; all processes must call this."""
     weights = training_state(state.unwrapped, state.optimizer.optimizer, None, job.run.fsdp)["model"]
     facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
-    job.communicator.run_on_main(lambda: job.task.save_weights(job.run.out / name, weights, facts))
+    job.communicator.run_on_main(lambda: job.task.save_weights(job.run.folder / name, weights, facts))
 
 
 def save(state: TrainState, job: TrainJob) -> Path:
@@ -366,13 +382,15 @@ def save(state: TrainState, job: TrainJob) -> Path:
         "state": training_state(state.unwrapped, state.optimizer.optimizer, state.ema, job.run.fsdp),
         "scaler": {} if job.accelerator.scaler is None else job.accelerator.scaler.state_dict(),
     }
-    folder = job.run.out / "checkpoints"
+    folder = job.run.folder / "checkpoints"
     return job.communicator.run_on_main(lambda: save_checkpoint(folder, state.step, content, job.run.keep_checkpoints))
 
 
 def finish(state: TrainState, job: TrainJob) -> None:
     """Save the final weights and their EMA, unless `max_steps` ended the training early."""
-    if state.step < job.steps:
+    if _out_of_patience(state, job):
+        job.report(Notice(message=describe_stop(state.history, job.run.patience, job.task.metric.name)))
+    elif state.step < job.steps:
         return
     scores = state.history["scores"]
     save_weights(state, job, "model.safetensors", scores)

@@ -24,6 +24,8 @@ class StepSpec:
     """Returns the training loss of the model on a number of images."""
     size: tuple[int, int]
     """Height and width of the images in pixels."""
+    patch_size: int
+    """Side of a patch in pixels; of a Swin, in the first stage."""
     least: int = 1
     """Minimum number of images of a step."""
     note: str = ""

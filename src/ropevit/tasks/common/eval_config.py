@@ -90,7 +90,7 @@ class EvalConfig:
     """Test sizes in pixels, separated by commas or spaces: the shorter side for detectors and segmenters.
     Default: the paper's, or the same multiples of the training size."""
     out: Path | None = None
-    """Output directory; default: runs/eval/NAME."""
+    """Output directory; default: runs/eval/NAME, then runs/eval/NAME-2, ...; with --resume the last of them."""
     resume: bool = False
     """Evaluate the sizes that are missing in the output directory."""
     compare_with: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()

@@ -20,6 +20,7 @@ from ropevit.tasks.common.eval_results import CURVE, OUT, ResultsDir, SizeResult
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
+from ropevit.tasks.common.run_names import choose_folder
 from ropevit.tasks.registry import Metric, task_of_result
 
 #: Maximum number of skipped images that are named for each size.
@@ -239,7 +240,8 @@ def evaluate_sizes(plan: EvalPlan, context: EvalContext) -> list[Any]:
         ValueError: If the output directory cannot be used or resumed, another process writes to it, or a directory of
             `--compare-with` holds no comparable evaluation.
     """
-    out = context.config.out or OUT / plan.name
+    given, resume = context.config.out, context.config.resume
+    out = context.communicator.run_on_main(lambda: given or choose_folder(OUT / plan.name, resume))
     with ExitStack() as stack:
         context.communicator.run_on_main(lambda: stack.enter_context(lock_folder(out)))
         return _evaluate_into(out, plan, context)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,14 @@ class TrainStarted:
     length: int
     """Length of the training in steps."""
     steps_per_epoch: int
+    out: Path
+    """Output directory."""
+    parameters: int
+    """Number of parameters of the model."""
+    trainable: int
+    """Number of those that are not frozen."""
+    num_classes: int | None = None
+    """Number of classes; None if the task has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

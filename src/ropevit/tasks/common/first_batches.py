@@ -44,19 +44,27 @@ def tile_side(side: int) -> int:
 
 
 def draw_first_batches(
-    task: DrawsBatches, batches: Iterator[BatchT], number: int, out: Path, seed: Callable[[int], int]
+    task: DrawsBatches,
+    batches: Iterator[BatchT],
+    shape: tuple[int, int],
+    out: Path,
+    seed: Callable[[int, int], None],
 ) -> Iterator[BatchT]:
     """Draw the first batches into `out`, and iterate over all of them.
 
     Args:
         task: Draws a batch.
         batches: Micro-batches from step 0 on.
-        number: How many there are.
+        shape: Number of steps, and of the micro-batches of each.
         out: Directory of the training.
-        seed: Seeds the random numbers of a micro-batch as the training does, and returns its step.
+        seed: Seeds the random numbers of a micro-batch as the training does, from its step and its number in the step.
     """
-    first = list(islice(batches, min(number, BATCHES)))
-    drawn = [task.draw_batch(batch, seed(index), IMAGES) for index, batch in enumerate(first)]
+    (steps, parts), drawn = shape, list[DrawnBatch]()
+    first = list(islice(batches, min(steps * parts, BATCHES)))
+    for number, batch in enumerate(first):
+        step, part = divmod(number, parts)
+        seed(step, part)
+        drawn.append(task.draw_batch(batch, step, IMAGES))
     tiles = [tile for each in drawn for tile in each.tiles]
     side = max(max(tile.image.size) for tile in tiles)
     grid = image_grid(tiles, max(len(each.tiles) for each in drawn), side)

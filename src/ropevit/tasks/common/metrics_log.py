@@ -105,18 +105,18 @@ class Metrics:
 
     def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
         board, wandb = trackers(config)
-        read_metrics(config.out)  # raises an error for a damaged log before it is rewritten
+        read_metrics(config.folder)  # raises an error for a damaged log before it is rewritten
         self.log = StepLog(
-            config.out / FILE, keep=lambda line: line["step"] <= (first if "loss" in line else evaluated)
+            config.folder / FILE, keep=lambda line: line["step"] <= (first if "loss" in line else evaluated)
         )
-        self.board = board and board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
+        self.board = board and board.SummaryWriter(str(config.folder / "tensorboard"), purge_step=first + 1)
         self.wandb = wandb and wandb.init(
             project=config.wandb,
-            name=config.out.resolve().name,
-            id=_own_id(config.out / "wandb.id"),
+            name=config.folder.resolve().name,
+            id=_own_id(config.folder / "wandb.id"),
             resume="allow",
             config=dict(settings),
-            dir=str(config.out),
+            dir=str(config.folder),
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:

@@ -36,6 +36,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.lr, eps=config.opt_eps, fused=fused)
 
 
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return the number of parameters of a model, and of those that are not frozen."""
+    parameters = list(model.parameters())
+    return sum(each.numel() for each in parameters), sum(each.numel() for each in parameters if each.requires_grad)
+
+
 class Ema:
     """Exponential moving average (EMA) of a model's weights, which may be sharded, and of its persistent buffers.
 

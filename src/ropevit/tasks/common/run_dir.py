@@ -1,23 +1,20 @@
-"""Output directories of trainings: their config and weights, the task of a checkpoint, and the comparison of runs."""
+"""Output directories of trainings: their config and weights, and the task of a checkpoint."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from ropevit.data.identity import describe_changes
-from ropevit.drawing import legend_label, write_figure
-from ropevit.extras import require
 from ropevit.files import parse_json, read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig, with_current_names
+from ropevit.tasks.common.extension import EXTENDED, extend, longer
 from ropevit.tasks.common.first_batches import PICTURE
-from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.registry import Metric, TaskSpec, task_of_format
+from ropevit.tasks.registry import TaskSpec, task_of_format
 from ropevit.weights.reading import check_exists, named_repository
 from ropevit.weights.sharded import find_index
 
@@ -141,35 +138,45 @@ _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
 
 def open_directory(
     run: RunConfig, settings: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]] | None = None
-) -> None:
+) -> tuple[str, ...]:
     """Create the directory of a run and write config.json; on resuming, check that config and images are the same.
 
-    Fields of `run` that do not change the results may differ, and so may the path of the data. A directory in which no
-    step has been taken is overwritten.
+    Fields of `run` that do not change the results may differ, and so may the path of the data; the training may be
+    longer than before. A directory in which no step has been taken is overwritten.
 
     Args:
         run: Output directory, and whether to resume.
         settings: Full config for JSON, with that of the run under "run".
         images: Identity of the images of each split, from `identify`.
 
+    Returns:
+        Lines for the user.
+
     Raises:
         ValueError: If the directory holds something else, or a training with another config or other images.
     """
-    if run.out.exists() and not run.out.is_dir():
-        raise ValueError(f"got the file {run.out} for a directory; choose another --out")
-    if is_empty(run.out) or _has_not_trained(run.out):
-        _remove_partial_files(run.out)
-        write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
-        return
+    out = run.folder
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"got the file {out} for a directory; choose another --out")
+    if is_empty(out) or _has_not_trained(out):
+        _remove_partial_files(out)
+        write_json(out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
+        return ()
     if not run.resume:
-        more = ", or continue the training in it with --resume" if (run.out / FILE).exists() else ""
-        raise ValueError(f"{run.out} is not empty; choose another --out{more}")
-    before = read_settings(run.out)
+        more = ", or continue the training in it with --resume" if (out / FILE).exists() else ""
+        raise ValueError(f"{out} is not empty; choose another --out{more}")
+    before, notes = read_settings(out), ()
+    if unit := longer(before, settings):
+        before, note = extend(before, settings, unit)
+        notes = (note,)
     if changed := differences(comparable(before), comparable(settings)):
-        raise ValueError(f"{run.out} was started with other options ({'; '.join(changed)}); resume it with the same")
-    check_unchanged(run.out, before.get(IMAGES) or {}, images or {})
-    _check_checkpoints(run.out)
-    _remove_partial_files(run.out)
+        raise ValueError(f"{out} was started with other options ({'; '.join(changed)}); resume it with the same")
+    check_unchanged(out, before.get(IMAGES) or {}, images or {})
+    _check_checkpoints(out)
+    _remove_partial_files(out)
+    if notes:
+        write_json(out / FILE, before)
+    return notes
 
 
 def _check_checkpoints(folder: Path) -> None:
@@ -257,7 +264,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a config that must not change on resuming, in one flat dict."""
     flat = {}
     for key, value in settings.items():
-        if key == IMAGES:
+        if key in (IMAGES, EXTENDED):
             continue
         if isinstance(value, Mapping):
             kept = {name: inner for name, inner in value.items() if key != "run" or name in FIXED}
@@ -272,120 +279,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     names = [name for name in names if name in before or now[name] is not False]
     return [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """A training, read from its directory."""
-
-    folder: Path
-    settings: dict[str, Any]
-    lines: list[dict[str, Any]]
-    """Lines of the log: some with a loss, some with scores."""
-
-    @property
-    def name(self) -> str:
-        """Name of the directory."""
-        return self.folder.name
-
-    @property
-    def what(self) -> str:
-        """Recipe, position embedding, and RoPE scaling methods if there are any."""
-        model = self.settings.get("model") or {}
-        words = self.settings.get("recipe") or "?", model.get("position"), model.get("scaling")
-        return " ".join(word for word in words if word)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the training is complete."""
-        return (self.folder / "model.safetensors").exists()
-
-    def curve(self, key: str) -> tuple[list[float], list[float]]:
-        """Return the epochs and values of a key of the log."""
-        points = [(line["epoch"], line[key]) for line in self.lines if key in line]
-        return [x for x, _ in points], [y for _, y in points]
-
-    @property
-    def metric(self) -> Metric:
-        """Score that selects the best weights."""
-        return Metric.from_dict(self.settings)
-
-    @property
-    def length_in_epochs(self) -> float | None:
-        """Length of the training in epochs; None if it is not known yet."""
-        optim, last = self.settings.get("optim") or {}, (self.lines or [{}])[-1]
-        if optim.get("steps") is None:
-            return optim.get("epochs")
-        return optim["steps"] * last["epoch"] / last["step"] if last.get("step") else None
-
-    def last(self, key: str) -> float | None:
-        """Return the last value of a key of the log, None if there is none."""
-        return (self.curve(key)[1] or [None])[-1]
-
-    @property
-    def best(self) -> float | None:
-        """Best value of the metric, None if there is none."""
-        return (max if self.metric.higher_is_better else min)(self.curve(self.metric.name)[1], default=None)
-
-    @property
-    def skipped(self) -> int:
-        """Number of distinct images that could not be read."""
-        return len({name for line in self.lines for name in line.get("skipped", ())})
-
-
-def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """Find all trainings below directories, sorted by path.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    found = sorted({path.parent for folder in folders for path in [folder / FILE, *folder.rglob(FILE)]})
-    runs = [
-        RunSummary(folder=folder, settings=read_settings(folder), lines=read_metrics(folder))
-        for folder in found
-        if (folder / "metrics.jsonl").exists()
-    ]
-    if not runs:
-        raise ValueError(
-            f"found no training in {', '.join(map(str, folders))}; give the directory of a run, or of several"
-        )
-    return runs
-
-
-def by_metric(runs: Sequence[RunSummary]) -> dict[Metric, list[RunSummary]]:
-    """Group trainings by metric, as different metrics need axes of their own."""
-    groups: dict[Metric, list[RunSummary]] = {}
-    for run in runs:
-        groups.setdefault(run.metric, []).append(run)
-    return groups
-
-
-def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
-    """Plot loss and metric of trainings over epochs, one row of axes for each metric.
-
-    Args:
-        runs: Trainings.
-        path: PNG file to write.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-        ValueError: If the file cannot be written, or its name does not end in .png.
-    """
-    figures = require("matplotlib.figure", "figures")
-    groups = by_metric(runs)
-    figure = figures.Figure(figsize=(11, 4.2 * len(groups)), layout="constrained")
-    for (left, right), (metric, alike) in zip(
-        figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
-    ):
-        for run in alike:
-            for axes, key in ((left, "loss"), (right, metric.name)):
-                epochs, values = run.curve(key)
-                marker = "o" if axes is right or len(values) == 1 else None  # a line through one point is invisible
-                axes.plot(epochs, values, label=legend_label(run.name), marker=marker, markersize=3, linewidth=1.2)
-        unit = f" ({metric.unit})" if metric.unit else ""
-        for axes, title in ((left, "training loss"), (right, f"{metric.name} on the validation images{unit}")):
-            axes.set(title=title, xlabel="epoch")
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        right.legend(frameon=False, fontsize=8)
-    return write_figure(figure, path)

@@ -22,6 +22,7 @@ from ropevit.tasks.common.eval_results import (
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import FILE, IMAGES, RUN_FILES, WeightsChoice, comparable, weights_file
 from ropevit.tasks.common.run_dir import read_settings as read_training
+from ropevit.tasks.common.run_names import numbered_folders
 from ropevit.tasks.dense.backbone import PRETRAINED
 from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.errors import WeightsError
@@ -222,8 +223,8 @@ def _evaluations(
 
 
 def _candidates(run: Path | None) -> list[Path]:
-    """Return the folders of evaluations in that of a training, and the default one of its name."""
-    folders = [] if run is None else [run, *sorted(run.iterdir()), OUT / run.resolve().name]
+    """Return the folders of evaluations in that of a training, and the default ones of its name."""
+    folders = [] if run is None else [run, *sorted(run.iterdir()), *numbered_folders(OUT / run.resolve().name)]
     return [folder for folder in folders if (folder / SETTINGS).is_file()]
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -14,6 +16,7 @@ from ropevit.tasks.common.engine import Task, TrainJob, run_training_loop, start
 from ropevit.tasks.common.events import Notice, Report, silent
 from ropevit.tasks.common.metrics_log import trackers
 from ropevit.tasks.common.run_dir import open_directory
+from ropevit.tasks.common.run_names import choose_folder
 
 
 @runtime_checkable
@@ -40,6 +43,11 @@ class Training(Protocol):
         ...
 
 
+TrainingT = TypeVar("TrainingT", bound=Training)
+
+#: Folder of the output directories of trainings that name none.
+RUNS = Path("runs")
+
 #: Opens the data, and initializes or loads the weights.
 Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
 
@@ -63,7 +71,8 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
     accelerator, communicator = make_accelerator(config.run), Communicator()
     with ExitStack() as stack:
         stack.callback(shutdown)
-        communicator.run_on_main(lambda: stack.enter_context(lock_folder(config.run.out)))
+        config = communicator.run_on_main(lambda: with_folder(config))
+        communicator.run_on_main(lambda: stack.enter_context(lock_folder(config.run.folder)))
         task, model = prepare(accelerator, communicator)
         job = TrainJob(
             accelerator=accelerator,
@@ -76,18 +85,32 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             communicator=communicator,
         )
         state = start(job)
-        communicator.run_on_main(lambda: record(config, task))  # last, so that a refused training writes nothing
+        notes = communicator.run_on_main(lambda: record(config, task))  # last: a refused training writes nothing
+        for note in notes:
+            job.report(Notice(message=note))
         _warmup_notice(job)
         return run_training_loop(job, state)
 
 
-def record(config: Training, task: Task) -> None:
-    """Write the config and the identity of the images; on resuming, compare them with the stored ones."""
+def with_folder(config: TrainingT) -> TrainingT:
+    """Return a config with an output directory: where none is given, the next free one of the recipe."""
+    if config.run.out is not None:
+        return config
+    out = choose_folder(RUNS / config.recipe.rpartition("/")[2], config.run.resume)
+    return replace(config, run=replace(config.run, out=out))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def record(config: Training, task: Task) -> tuple[str, ...]:
+    """Write the config and the identity of the images; on resuming, compare them with the stored ones.
+
+    Returns:
+        Lines for the user.
+    """
     classes = getattr(task, "classes", None)
     facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()
     sources = {split: getattr(task, name, None) for split, name in (("train", "train"), ("val", "test"))}
     images = {split: identify(source) for split, source in sources.items() if source is not None}
-    open_directory(config.run, facts, images)
+    return open_directory(config.run, facts, images)
 
 
 def _warmup_notice(job: TrainJob) -> None:

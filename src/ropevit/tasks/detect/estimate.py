@@ -13,15 +13,20 @@ from ropevit.tasks.detect.train_config import DetectTrainConfig
 CLASSES, OBJECTS = 80, 10
 
 
-def step_spec(config: DetectTrainConfig) -> StepSpec:
+def step_spec(config: DetectTrainConfig, num_classes: int | None = None) -> StepSpec:
     """Describe a training step at the largest image size.
 
     The outputs are summed instead of computing the losses, whose matching needs values, which the meta device lacks.
+
+    Args:
+        config: The training.
+        num_classes: Number of classes; None for those of COCO.
     """
     height, width = max(config.scale.short_edge_lengths), config.scale.max_size
+    patch = config.model.body_config().patch_size
 
     def build() -> nn.Module:
-        model = Detector(config.model, CLASSES)
+        model = Detector(config.model, num_classes or CLASSES)
         model.set_grad_checkpointing(config.run.grad_checkpointing)
         if config.freeze_backbone:
             model.backbone.freeze()
@@ -37,4 +42,4 @@ def step_spec(config: DetectTrainConfig) -> StepSpec:
         return torch.stack([each.logits.float().sum() + each.boxes.float().sum() for each in outputs]).sum()
 
     note = f"with {OBJECTS} objects per image; without the losses, whose matching needs values"
-    return StepSpec(build=build, forward=forward, loss=loss, size=(height, width), note=note)
+    return StepSpec(build=build, forward=forward, loss=loss, size=(height, width), patch_size=patch, note=note)

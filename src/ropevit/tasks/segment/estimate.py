@@ -13,15 +13,19 @@ from ropevit.tasks.segment.upernet import upernet_losses
 CLASSES = 150
 
 
-def step_spec(config: SegmentTrainConfig) -> StepSpec:
+def step_spec(config: SegmentTrainConfig, num_classes: int | None = None) -> StepSpec:
     """Return the training step at the crop size, for `--estimate`.
 
     For Mask2Former, the outputs are summed instead of computing its losses, whose matching needs real values.
+
+    Args:
+        config: The training.
+        num_classes: Number of classes; None for those of ADE20K.
     """
     side, head, patch = config.augment.crop_size, config.model.head, config.model.body_config().patch_size
 
     def build() -> SegmentationModel:
-        model = build_segmenter(config.model, CLASSES)
+        model = build_segmenter(config.model, num_classes or CLASSES)
         model.set_grad_checkpointing(config.run.grad_checkpointing)
         if config.freeze_backbone:
             model.backbone.freeze()
@@ -41,4 +45,6 @@ def step_spec(config: SegmentTrainConfig) -> StepSpec:
 
     note = "without the losses, whose matching needs values" if head == "mask2former" else ""
     least = 2 if head == "upernet" else 1  # batch norm needs two images
-    return StepSpec(build=build, forward=forward, loss=loss, size=(side, side), least=least, note=note)
+    return StepSpec(
+        build=build, forward=forward, loss=loss, size=(side, side), patch_size=patch, least=least, note=note
+    )
