@@ -110,7 +110,7 @@ def test_statistics_of_a_query_subset_approximate_those_of_all(monkeypatch):
     assert (every.queries, some.queries) == (32, 8)
     assert some.distance.tolist() == same.distance.tolist() != other.distance.tolist()
     assert abs(some.uniform_distance - every.uniform_distance) < 0.5
-    monkeypatch.setattr("ropevit.models.capture.MAX_SCORES", 1)  # a row at a time
+    monkeypatch.setattr("ropevit.analysis.capture.MAX_SCORES", 1)  # a row at a time
     alike(attention_stats(model, [images]).layers[0].entropy, every.entropy)
 
 

@@ -48,23 +48,36 @@ def configs(kind, **fields):
 
 
 @pytest.mark.parametrize(("kind", "place"), [(kind, place) for kind in CLASSES for place in range(3)])
-def test_eager_attention_returns_weights_and_changes_nothing(kind, place, images):
+def test_attention_weights_are_returned_and_change_nothing(kind, place, images):
     fields = {"out_indices": list(range(len(SHAPES[kind]) + 1))} if place == 2 else {}
     model = CLASSES[kind][place](configs(kind, **fields)).eval()
-    plain = model(images)
-    model.set_attn_implementation("eager")
-    output = model(images, output_attentions=True)
+    output, plain = model(images, output_attentions=True), model(images)
     assert [tuple(weights.shape) for weights in output.attentions] == SHAPES[kind]
+    assert plain.attentions is None
     for weights in output.attentions:
         assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    assert torch.equal(output[0] if place < 2 else output[0][-1], plain[0] if place < 2 else plain[0][-1])
-    assert model(images).attentions is None
+    assert_close(*(found[0] if place < 2 else found[0][-1] for found in (output, plain)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["rope_mixed_decay", "rope_mixed_gaussian", "alibi"])
+def test_distance_biases_take_part_in_the_weights(position, images):
+    model = RopeViTModel(RopeViTConfig(**(VIT | {"position": position}))).eval()
+    output = model(images, output_attentions=True)
+    assert_close(output.last_hidden_state, model(images).last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_have_gradients(images):
+    for kind in CLASSES:
+        output = CLASSES[kind][0](configs(kind))(images, output_attentions=True)
+        for weights in output.attentions:
+            weights.retain_grad()
+        output.pooler_output.square().sum().backward()
+        assert all(weights.grad.abs().sum() > 0 for weights in output.attentions)
 
 
 def test_weights_are_those_of_the_layer_itself(images):
     """The attention weights of the last block, applied to its values, give what its projection receives."""
     model = RopeViTModel(configs("vit")).eval()
-    model.set_attn_implementation("eager")
     last, seen = model.ropevit.blocks[-1].attn, {}
     last.qkv.register_forward_hook(lambda _, __, out: seen.update(v=out.unflatten(-1, (3, 2, 16))[:, :, 2].clone()))
     last.proj.register_forward_pre_hook(lambda _, given: seen.update(mixed=given[0]))
@@ -76,6 +89,15 @@ def test_the_config_can_ask_for_attention_weights(images):
     model = RopeViTModel(configs("vit", output_attentions=True, attn_implementation="eager")).eval()
     assert len(model(images).attentions) == 4
     assert model(images, output_attentions=False).attentions is None
+
+
+def test_attributes_set_on_a_config_do_not_hinder_loading_it(tmp_path):
+    config = configs("vit")
+    config.norm_epsilon = 1.0  # of transformers' own test suite; close to our norm_eps
+    config.save_pretrained(tmp_path)
+    assert RopeViTConfig.from_pretrained(tmp_path).norm_epsilon == 1.0
+    with pytest.raises(ValueError, match="no field named 'norm_epsilon'; did you mean norm_eps"):
+        configs("vit", norm_epsilon=1.0)
 
 
 def test_a_backbone_without_reshaping_returns_the_tokens_of_its_states(images):

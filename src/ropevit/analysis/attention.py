@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.analysis.capture import AttentionCall, capture_attention
 from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.analysis.layers import NothingToDrawError
 from ropevit.kernels.windows import window_partition
 from ropevit.models.architectures import build_model
 from ropevit.models.base import BaseModel
-from ropevit.models.capture import AttentionCall, capture_attention
 from ropevit.models.swin.attention import WindowAttention
 from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights

@@ -1,6 +1,6 @@
 """transformers configs of our models: the fields of our own configs, plus labels, stages and aliases."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -46,7 +46,8 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         check_convention(given.pop("convention", CONVENTION))
         out = {name: given.pop(name, None) for name in ("out_features", "out_indices")}
         mine = {name: given.pop(name) for name in self.field_names() if name in given}
-        _check_spelling(given, [*self.field_names(), *self.attribute_map, *out])
+        left_out = () if self.transformers_version is None else self.ours.later_fields  # by a file, at their default
+        _check_spelling(given, [*self.field_names(), *self.attribute_map, *out], {*mine, *left_out})
         self.set_labels(given)
         for name, value in self.describe(mine).to_dict().items():
             if name != "num_classes":
@@ -205,11 +206,14 @@ def rename(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, An
     return renamed
 
 
-def _check_spelling(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise ValueError for names that are almost ours; transformers keeps all others, such as `use_cache`."""
+def _check_spelling(given: Iterable[str], known: Sequence[str], present: Collection[str]) -> None:
+    """Raise ValueError for names that are almost ours; transformers keeps all others, such as `use_cache`.
+
+    Names that are almost those `present` are kept, too: attributes that somebody set on a config before saving it.
+    """
     for name in given:
         near = get_close_matches(name, known, n=1, cutoff=0.75)
-        if near and not hasattr(PreTrainedConfig, name):
+        if near and near[0] not in present and not hasattr(PreTrainedConfig, name):
             raise ValueError(f"no field named {name!r}; did you mean {near[0]}? The fields are {', '.join(known)}")
 
 

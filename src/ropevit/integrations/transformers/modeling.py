@@ -1,6 +1,8 @@
 """Wraps our models as transformers models: without a head, as image classifiers, and as backbones."""
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, NamedTuple
@@ -27,9 +29,9 @@ HEAD = {"ropevit.head.weight", "ropevit.head.bias"}
 class RopePreTrainedModel(PreTrainedModel):
     """Base class of the wrappers; the attribute `ropevit` is the model of this package.
 
-    Attention is PyTorch's `scaled_dot_product_attention`; with attn_implementation="eager" attention weights can be
-    returned, computed beside it. Gradient checkpointing keeps the input of every block and is not reentrant. Learned
-    frequencies stay float32 in every dtype.
+    Attention is PyTorch's `scaled_dot_product_attention`; where attention weights are requested, the same by
+    matrix products. Gradient checkpointing keeps the input of every block and is not reentrant. Learned frequencies
+    stay float32 in every dtype.
 
     Args:
         config: Config of the model.
@@ -52,7 +54,7 @@ class RopePreTrainedModel(PreTrainedModel):
         if config._attn_implementation not in (None, "sdpa", "eager"):
             raise ValueError(
                 f"got attn_implementation={config._attn_implementation!r}; these models use "
-                "scaled_dot_product_attention: leave it out, pass 'sdpa', or 'eager' to get attention weights"
+                "scaled_dot_product_attention: leave it out, or pass 'sdpa' or 'eager', which are the same here"
             )
         self.ropevit = self.remove_unused(build_model(config.to_ropevit()))
         self._keep_in_fp32_modules_strict = _learned_frequencies(self.ropevit)
@@ -119,19 +121,10 @@ class RopePreTrainedModel(PreTrainedModel):
     def gradient_checkpointing(self, enable: bool) -> None:
         self.ropevit.set_grad_checkpointing(enable)
 
-    def wants_attentions(self, requested: bool | None) -> bool:
-        """Return whether to return attention weights: as the call requests, or else as the config does.
-
-        Raises:
-            ValueError: If they are wanted, but attention is not "eager".
-        """
+    def attentions(self, requested: bool | None) -> AbstractContextManager[Callable[[], tuple[Tensor, ...] | None]]:
+        """Collect attention weights in a context, if the call requests them, or else the config does."""
         wanted = bool(self.config.output_attentions if requested is None else requested)
-        if wanted and self.config._attn_implementation != "eager":
-            raise ValueError(
-                "got output_attentions=True; fused attention returns no weights: call "
-                "model.set_attn_implementation('eager') first"
-            )
-        return wanted
+        return collect_attentions(self.ropevit.config, wanted)
 
     def prepare(self, pixel_values: Tensor) -> Tensor:
         """Cast images to the dtype of the first layer.
@@ -152,11 +145,10 @@ class RopePreTrainedModel(PreTrainedModel):
         output_attentions: bool | None,
     ) -> "Outputs":
         """Run the model of this package on prepared images."""
-        attentions, images = self.wants_attentions(output_attentions), self.prepare(pixel_values)
-        with collect_attentions(self.ropevit, attentions) as found:
-            wanted = _wants_hidden_states(self.config, output_hidden_states)
+        wanted, images = _wants_hidden_states(self.config, output_hidden_states), self.prepare(pixel_values)
+        with self.attentions(output_attentions) as weights:
             outputs = self.ropevit(images, method=_outputs_of, hidden_states=wanted)
-        return outputs._replace(attentions=tuple(found.values())) if attentions else outputs
+        return outputs._replace(attentions=weights())
 
 
 class RopeModel(RopePreTrainedModel):
@@ -182,8 +174,8 @@ class RopeModel(RopePreTrainedModel):
             pixel_values: Images of any size that the model accepts.
             output_hidden_states: Also return the tokens before the norm: embedded, then after each block of a ViT
                 (prefix tokens first) or each stage of a Swin (row-major).
-            output_attentions: Also return the attention weights, which have no gradients, of each block of a ViT
-                (B, A, n, n) or of the last block of each stage of a Swin (B * windows, A, n, n).
+            output_attentions: Also return the attention weights of each block of a ViT (B, A, n, n), or of the last
+                block of each stage of a Swin (B * windows, A, n, n).
         """
         outputs = self.run(pixel_values, output_hidden_states, output_attentions)
         return BaseModelOutputWithPooling(
@@ -271,17 +263,17 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
             output_hidden_states: Also return the tokens before the norm; see `RopeModel`.
             output_attentions: Also return attention weights; see `RopeModel`.
         """
-        attentions, images = self.wants_attentions(output_attentions), self.prepare(pixel_values)
+        images = self.prepare(pixel_values)
         wanted = [self.stage_names.index(name) for name in self.out_features]
         all_states = _wants_hidden_states(self.config, output_hidden_states)
         count = None if all_states else max(wanted) + 1
-        with collect_attentions(self.ropevit, attentions) as found:
+        with self.attentions(output_attentions) as weights:
             states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
         maps: Any = tuple(self.reshape(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
             hidden_states=tuple(_as_tokens(state) for state in states) if all_states else None,
-            attentions=tuple(found.values()) if attentions else None,
+            attentions=weights(),
         )
 
     def reshape(self, state: Tensor, images: Float[Tensor, "B c H W"]) -> Tensor:

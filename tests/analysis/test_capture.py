@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from ropevit.analysis.capture import capture_attention
 from ropevit.kernels.windows import window_reverse
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
-from ropevit.models.capture import capture_attention
 from ropevit.models.swin.attention import WindowAttention
 
 
