@@ -1,7 +1,7 @@
 """Backbones for detection and segmentation: maps at several strides from images of any size.
 
 A classifier's weights are loaded into a ViT with window attention and a feature pyramid (ViTDet), which is run on a
-padded batch of synthetic images in the layout of COCO. `valid` is False for padding.
+padded batch of synthetic images in the layout of COCO. `pixel_masks` is False for padding.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ sizes = torch.tensor([image.shape[1:] for image in images])
 height, width = sizes.amax(0).tolist()
 batch = torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images])
 with torch.no_grad():
-    maps, valid = backbone(batch, sizes)
-for stride, x, mask in zip(backbone.strides, maps, valid, strict=True):
-    print(f"stride {stride}: {tuple(x.shape)}, valid cells of each image: {mask.sum((1, 2)).tolist()}")
+    maps, pixel_masks = backbone(batch, sizes)
+for stride, x, mask in zip(backbone.strides, maps, pixel_masks, strict=True):
+    print(f"stride {stride}: {tuple(x.shape)}, image cells of each image: {mask.sum((1, 2)).tolist()}")
 print("boxes of each image:", [len(truth.boxes) for truth in truths])

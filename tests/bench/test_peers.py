@@ -35,7 +35,7 @@ def test_every_implementation_agrees_with_float64(impl, shape, level, dtype):
 
 
 @pytest.mark.parametrize(
-    "impl", [impl for impl in IMPLEMENTATIONS if impl.family != "none"], ids=lambda impl: impl.label
+    "impl", [impl for impl in IMPLEMENTATIONS if impl.library != "none"], ids=lambda impl: impl.label
 )
 def test_repeated_calls_give_the_same_result(impl):
     made = candidate(impl, SHAPES[0])
@@ -47,9 +47,9 @@ def test_repeated_calls_give_the_same_result(impl):
 
 
 def test_all_backends_of_the_device_are_benchmarked():
-    found = {impl.name for impl in implementations("cuda") if impl.family == "ours"}
+    found = {impl.name for impl in implementations("cuda") if impl.library == "ours"}
     assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
-    assert {impl.name for impl in IMPLEMENTATIONS if impl.family == "ours"} == {"ours (reference)", "ours (cpu)"}
+    assert {impl.name for impl in IMPLEMENTATIONS if impl.library == "ours"} == {"ours (reference)", "ours (cpu)"}
 
 
 @pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")

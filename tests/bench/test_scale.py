@@ -63,7 +63,7 @@ def growing_rows():
     """A model whose time per image grows as its pixels, and memory half as fast."""
     return [
         BenchRow(
-            level="scale", shape=f"tiny, {side} px", about="", direction=direction, label="ours", family="ours",
+            level="scale", shape=f"tiny, {side} px", about="", direction=direction, label="ours", library="ours",
             embedding="axial", compiled=False, base="ours", milliseconds=side**2 * images, images=images,
             pixels=side**2, megabytes=None if direction == "inference" else side * images,
         )

@@ -58,7 +58,7 @@ def test_shapes_and_peers_are_chosen(out):
     main(["bench", "op", "--quick", "--shapes", "vit224,swin4", "--peers", "plain", "--images", "1", "--out", str(out)])
     found = rows(out)
     assert list(dict.fromkeys(row["shape"] for row in found)) == ["vit224", "swin4"]
-    assert {row["family"] for row in found} == {"none", "plain"}
+    assert {row["library"] for row in found} == {"none", "plain"}
     assert all(row["about"].startswith("1 x ") for row in found)
     copy = next(row for row in found if row["label"] == "copy of q and k" and row["shape"] == "swin4")
     moved = 4 * 49 * 1024 * 4  # q and k are read and written, in float32
@@ -84,10 +84,10 @@ def test_a_missing_package_leaves_a_row_with_the_reason(out, monkeypatch, capsys
 
     monkeypatch.setattr(peers, "require", require)
     main(["bench", "layer", "--quick", "--peers", "timm", "ours", "--out", str(out)])
-    missing = [row for row in rows(out) if row["family"] == "timm"]
+    missing = [row for row in rows(out) if row["library"] == "timm"]
     assert len(missing) == 4
     assert all(row["note"].startswith("not installed: timm") and not row["ratio"] for row in missing)
-    assert all(row["ratio"] for row in rows(out) if row["family"] == "ours")
+    assert all(row["ratio"] for row in rows(out) if row["library"] == "ours")
     assert ".[train]" in capsys.readouterr().out
     assert "not installed: timm" in (out / "bench.md").read_text()
 

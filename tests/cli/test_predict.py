@@ -156,8 +156,8 @@ def test_a_folder_is_classified_in_batches_and_written_as_csv_and_json(photos, n
     assert [Path(image["file"]).name for image in found["unreadable"]] == ["3a.png"]
     for row, image in zip(rows, found["images"], strict=True):
         alone = classify_alone(row["file"], named, "--keep-aspect" in more)
-        assert image["classes"] == [guess.name for guess in alone.guesses]
-        assert image["probabilities"] == pytest.approx([guess.probability for guess in alone.guesses], abs=2e-6)
+        assert image["classes"] == [guess.name for guess in alone.top_classes]
+        assert image["probabilities"] == pytest.approx([guess.probability for guess in alone.top_classes], abs=2e-6)
         assert (image["height"], image["width"]) == (alone.height, alone.width)
         assert row["class_1"] == {"=1+1": "'=1+1", "cat\x1b[2J": r"cat\x1b[2J", "dog": "dog"}[image["classes"][0]]
         assert float(row["probability_2"]) == image["probabilities"][1]

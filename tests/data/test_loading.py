@@ -38,7 +38,7 @@ def same(first, second):
     for a, b in zip(first, second, strict=True):
         assert_close(a.images, b.images, rtol=0, atol=0)
         assert_close(a.labels, b.labels, rtol=0, atol=0)
-        assert a.bad == b.bad
+        assert a.unreadable == b.unreadable
 
 
 def test_batches_follow_the_order(folder):
@@ -104,7 +104,7 @@ def test_an_unreadable_file_is_replaced_by_the_next_one_and_reported(folder):
     named = [int(source.describe(index).split("/")[-1][:-4]) for index in range(12)]
     replaced = {3: 5, 4: 5, 11: 0}  # the last one by the first
     assert numbers(batch) == [named[replaced.get(draw.index, draw.index)] for draw in order.batch(0)]
-    assert sorted(batch.bad) == [3, 4, 4, 11]
+    assert sorted(batch.unreadable) == [3, 4, 4, 11]
     same([batch], list(train_batches(source, SIMPLE, order, 0, 1, workers=0)))
 
 
@@ -131,7 +131,7 @@ def test_evaluation_reads_each_image_once_and_skips_unreadable_ones(folder, worl
         for batch in eval_batches(source, eval_transform(16), 4, workers=0, world=world, rank=rank):
             assert len(batch.labels) == len(batch.images)
             seen += numbers(batch)
-            bad += batch.bad
+            bad += batch.unreadable
     named = [int(source.describe(index).split("/")[-1][:-4]) for index in range(12)]
     assert sorted(seen) == sorted(set(named) - {named[7]})
     assert bad == [7]
@@ -141,7 +141,7 @@ def test_a_batch_of_unreadable_files_is_empty(folder):
     source = FolderSource(folder / "train", "all")
     (folder / source.describe(11)).write_bytes(b"nothing")
     *_, last = eval_batches(source, eval_transform(16), 11, workers=0)
-    assert (last.images.shape, last.labels.shape, last.bad) == ((0, 3, 0, 0), (0,), [11])
+    assert (last.images.shape, last.labels.shape, last.unreadable) == ((0, 3, 0, 0), (0,), [11])
 
 
 def test_wrong_input_raises(folder):

@@ -36,7 +36,7 @@ def test_maps_are_those_of_the_classifier(name):
     classifier, backbone = pair(name, pyramid=EACH, out_indices=(0, 1))
     for size in ((64, 64), (48, 80)):
         images = torch.randn(2, 3, *size)
-        tokens = backbone.run_body(backbone.body, images, valid=None)
+        tokens = backbone.run_body(backbone.body, images, pixel_mask=None)
         maps = [x.transpose(1, 2).unflatten(2, (size[0] // 8, size[1] // 8)) for x in tokens]
         assert_close(maps, classifier.forward_intermediates(images, [0, 1], norm=True), rtol=0, atol=0)
         assert_close(backbone(images).features[0], maps[0], rtol=1e-4, atol=1e-4)

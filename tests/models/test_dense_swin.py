@@ -33,17 +33,17 @@ def model(position="rope_mixed", **changes) -> DenseSwin:
 )
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
     built = model(position)
-    maps, valid = built(torch.randn(2, 3, height, width))
+    maps, pixel_masks = built(torch.randn(2, 3, height, width))
     assert built.strides == (4, 8, 16)
-    for x, real, stride, channels in zip(maps, valid, built.strides, built.channels, strict=True):
+    for x, real, stride, channels in zip(maps, pixel_masks, built.strides, built.channels, strict=True):
         assert x.shape == (2, channels, -(-height // stride), -(-width // stride))
         assert real.all()
 
 
 def test_valid_says_which_cells_begin_in_their_image():
-    _, valid = model()(torch.randn(2, 3, 64, 64), torch.tensor([[33, 16], [64, 64]]))
-    assert [tuple(real[0].nonzero().amax(0) + 1) for real in valid] == [(9, 4), (5, 2), (3, 1)]
-    assert all(real[1].all() for real in valid)
+    _, pixel_masks = model()(torch.randn(2, 3, 64, 64), torch.tensor([[33, 16], [64, 64]]))
+    assert [tuple(real[0].nonzero().amax(0) + 1) for real in pixel_masks] == [(9, 4), (5, 2), (3, 1)]
+    assert all(real[1].all() for real in pixel_masks)
 
 
 @pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
@@ -124,7 +124,7 @@ def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position)
         own[:, :rows, :columns] = F.pad(image[0], (0, columns - width, 0, rows - height))  # the rest may be anything
     together = built(batch, torch.tensor([*sizes, (106, 134)]))
     for index, image in enumerate(images):
-        for x, y, keep in zip(built(image).features, together.features, together.valid, strict=True):
+        for x, y, keep in zip(built(image).features, together.features, together.pixel_masks, strict=True):
             assert keep[index, : x.shape[2], : x.shape[3]].all()
             assert not y[index, :, ~keep[index]].any()
             assert_close(y[index, :, : x.shape[2], : x.shape[3]], x[0], rtol=1e-4, atol=1e-4)
@@ -134,7 +134,7 @@ def test_by_default_sizes_change_nothing_but_what_is_called_valid():
     built, batch = model("rope_mixed_rpb"), torch.randn(2, 3, 130, 190)
     told, untold = built(batch, torch.tensor([[70, 101], [130, 190]])), built(batch)
     assert all(torch.equal(x, y) for x, y in zip(told.features, untold.features, strict=True))
-    assert not told.valid[0][0].all()
+    assert not told.pixel_masks[0][0].all()
 
 
 def test_what_pads_smaller_images_gets_no_gradient():

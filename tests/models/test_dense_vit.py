@@ -37,10 +37,10 @@ def model(position="rope_mixed", depth=4, pyramid=NARROW, **changes) -> DenseViT
 )
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
     built = model(position, pyramid=PyramidConfig(channels=8, add_p6=True))
-    maps, valid = built(torch.randn(2, 3, height, width))
+    maps, pixel_masks = built(torch.randn(2, 3, height, width))
     assert built.strides == (4, 8, 16, 32, 64)
     padded = [-(-side // 32) * 32 for side in (height, width)]
-    for x, real, stride, channels in zip(maps, valid, built.strides, built.channels, strict=True):
+    for x, real, stride, channels in zip(maps, pixel_masks, built.strides, built.channels, strict=True):
         assert x.shape == (2, channels, *(-(-side // stride) for side in padded))
         assert real.sum() == 2 * -(-height // stride) * -(-width // stride)
 
@@ -80,7 +80,7 @@ def test_blocks_attend_in_windows_but_for_the_last_of_each_quarter():
 def influence(built: DenseViT) -> torch.Tensor:
     """Which of 7 x 7 patches change the first token."""
     images = torch.randn(1, 3, 112, 112, requires_grad=True)
-    built.run_body(built.body, images, valid=None)[-1][0, 0].square().sum().backward()
+    built.run_body(built.body, images, pixel_mask=None)[-1][0, 0].square().sum().backward()
     return images.grad.abs().amax((0, 1)).unflatten(1, (7, 16)).unflatten(0, (7, 16)).amax((1, 3)) > 0
 
 
@@ -101,7 +101,7 @@ def test_it_is_the_plain_vit_where_all_blocks_see_all(position):
     plain.load_state_dict(built.body.state_dict(), strict=False)
     images = torch.randn(2, 3, 64, 96)
     expected = plain.eval().forward_intermediates(images, range(4))
-    tokens = built.run_body(built.body, images, valid=None)
+    tokens = built.run_body(built.body, images, pixel_mask=None)
     assert_close([x.transpose(1, 2).unflatten(2, (4, 6)) for x in tokens], expected, rtol=0, atol=0)
 
 
@@ -164,7 +164,7 @@ def test_seen_padding_is_the_zeros_that_a_caller_may_add():
     built, images = model(), torch.randn(1, 3, 70, 101)
     padded = built(F.pad(images, (0, 27, 0, 26)), torch.tensor([[70, 101]]))
     alone = built(images)
-    for first, second in zip(alone.features + alone.valid, padded.features + padded.valid, strict=True):
+    for first, second in zip(alone.features + alone.pixel_masks, padded.features + padded.pixel_masks, strict=True):
         assert torch.equal(first, second)
 
 
@@ -195,7 +195,7 @@ def test_stochastic_depth_drops_images_not_windows():
     x = torch.randn(1, 24, 32)
     outcomes = {torch.equal(built.body.blocks[0].drop_path(x), torch.zeros_like(x)) for _ in range(20)}
     assert outcomes == {True, False}
-    tokens = built.run_body(built.body, torch.randn(2, 3, 64, 96), valid=torch.ones(2, 4, 6, dtype=torch.bool))
+    tokens = built.run_body(built.body, torch.randn(2, 3, 64, 96), pixel_mask=torch.ones(2, 4, 6, dtype=torch.bool))
     assert tokens[0].shape == (2, 24, 32)
 
 

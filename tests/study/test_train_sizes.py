@@ -25,10 +25,10 @@ def seen_sizes(monkeypatch):
     """Collect the sizes of the images that models see in training."""
     seen, forward = [], ViT.embed
 
-    def embed(self, images, valid=None):
+    def embed(self, images, pixel_mask=None):
         if self.training:
             seen.append(images.shape[-1])
-        return forward(self, images, valid)
+        return forward(self, images, pixel_mask)
 
     monkeypatch.setattr(ViT, "embed", embed)
     return seen

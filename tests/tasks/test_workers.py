@@ -102,7 +102,7 @@ def test_the_images_of_every_recipe_are_read_by_processes_of_their_own(name, dat
     else:
         batch = first_batch(Classification, config, open_source(str(data / "classes"), "train"))
     assert len(batch.images) == 2
-    assert batch.bad == []
+    assert batch.unreadable == []
     assert len(loaders) == 1
     assert (config.run.workers > 0) == (name not in SMALL)
 

@@ -193,7 +193,7 @@ class TokenGrid:
     """Column and row of each patch, in patches; shared by all windows, as distances inside are the same."""
     prefix: int
     """Number of class and register tokens before the patches."""
-    valid: Bool[Tensor, "M N"]
+    patch_mask: Bool[Tensor, "M N"]
     """True for image patches, False for window padding; batch row r uses entry r % M."""
 
     @classmethod
@@ -203,13 +203,13 @@ class TokenGrid:
         if isinstance(call.layer, WindowAttention):
             (h, w), window = x.shape[1:3], call.layer.window
             whole = torch.ones(1, h, w, 1, device=x.device)
-            valid = window_partition(whole, window, call.inputs["shift"]).squeeze(-1) > 0
+            patch_mask = window_partition(whole, window, call.inputs["shift"]).squeeze(-1) > 0
             positions = grid_positions(window, window, device=x.device)
-            return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, valid=valid)
+            return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, patch_mask=patch_mask)
         positions = call.inputs["positions"]
         columns, rows = (int(side) + 1 for side in positions.amax(0))
-        valid = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
-        return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), valid=valid)
+        patch_mask = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
+        return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), patch_mask=patch_mask)
 
 
 def _mean_over_queries(
@@ -226,24 +226,24 @@ def _mean_over_queries(
         Means for each head, means of uniform attention, and the number of queries.
     """
     token_grid = TokenGrid.of(call)
-    candidates = token_grid.valid.any(0).nonzero().squeeze(1).cpu()
+    candidates = token_grid.patch_mask.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
     queries = candidates[drawn.sort().values].to(token_grid.positions.device)
     distances = torch.cdist(token_grid.positions[queries], token_grid.positions)
     sums = torch.zeros(3, call.q.shape[1], dtype=torch.float64, device=queries.device)
     uniform, count = torch.zeros_like(sums[:, 0]), 0
     for rows in call.row_chunks(len(queries)):
-        valid = token_grid.valid[rows % len(token_grid.valid)][:, queries].unsqueeze(1)
+        patch_mask = token_grid.patch_mask[rows % len(token_grid.patch_mask)][:, queries].unsqueeze(1)
         scores = call.scores(rows, queries + token_grid.prefix)
         equal = torch.zeros_like(scores[:, :1]).masked_fill(
             call.masked(rows, queries + token_grid.prefix), float("-inf")
         )
         found, flat = (
-            query_stats(each, distances, token_grid.prefix).masked_fill(~valid, 0) for each in (scores, equal)
+            query_stats(each, distances, token_grid.prefix).masked_fill(~patch_mask, 0) for each in (scores, equal)
         )
         sums += found.double().sum((1, 3))
         uniform += flat.double().sum((1, 2, 3))
-        count += int(valid.sum())
+        count += int(patch_mask.sum())
     return sums / count, uniform / count, count
 
 

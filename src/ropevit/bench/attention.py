@@ -65,7 +65,7 @@ def attention_group(
         device: Device of the computation.
         dtype: Dtype of the projection.
         rows: Batch size, B.
-        choose: Returns, for a family, whether to time it eagerly (False), compiled (True), both or not at all.
+        choose: Returns, for a library, whether to time it eagerly (False), compiled (True), both or not at all.
     """
     data = functools.cache(lambda: make_data(shape, device, dtype, rows))
 
@@ -74,14 +74,16 @@ def attention_group(
             return attention_candidate(level, impl, make_layer(shape, impl.embedding, device), data(), compiled)
 
         label = f"{impl.label}{', compiled' if compiled else ''}"
-        return PlannedCandidate(label=label, family=impl.family, embedding=impl.embedding, compiled=compiled, make=make)
+        return PlannedCandidate(
+            label=label, library=impl.library, embedding=impl.embedding, compiled=compiled, make=make
+        )
 
     def make_copy() -> Candidate:
         return _copy_candidate(shape, device, dtype, rows)
 
-    copy = PlannedCandidate(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
+    copy = PlannedCandidate(label=COPY, library="none", embedding="none", compiled=False, make=make_copy)
     suited = [impl for impl in implementations(device.type) if impl.suits(level, shape)]
-    entries = [entry(impl, compiled) for impl in suited for compiled in choose(impl.family)]
+    entries = [entry(impl, compiled) for impl in suited for compiled in choose(impl.library)]
     about = (
         f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
         f"{shape.heads} heads of {shape.channels} channels"
@@ -102,7 +104,7 @@ def _copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows
     def check() -> float:
         return compare({"copy": copy()}, {"copy": source.double()}, dtype)
 
-    return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
+    return Candidate(forward=copy, both=copy, tracked=copy, check=check, min_bytes=(moved, moved))
 
 
 def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
@@ -176,8 +178,8 @@ def attention_candidate(
         kept = [gradient[:first] for gradient in gradients]
         return compare(got, expected(level, impl, layer, source[:first], kept), source.dtype)
 
-    floor = _min_traffic(shape, impl, len(source), source.itemsize) if level == "op" else None
-    return Candidate(forward=forward, both=both, tracked=tracked, check=check, floor=floor)
+    min_bytes = _min_traffic(shape, impl, len(source), source.itemsize) if level == "op" else None
+    return Candidate(forward=forward, both=both, tracked=tracked, check=check, min_bytes=min_bytes)
 
 
 def names(level: str) -> tuple[str, ...]:

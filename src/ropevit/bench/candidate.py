@@ -27,7 +27,7 @@ class Candidate:
     check: Callable[[], float] | None
     """Compares with float64; returns the largest relative error or raises `WrongResultError`. None: checked at another
     size."""
-    floor: tuple[int, int] | None = None
+    min_bytes: tuple[int, int] | None = None
     """Least bytes that each direction reads and writes, or None where that is not meaningful."""
 
 
@@ -36,7 +36,7 @@ class PlannedCandidate:
     """A candidate that is not built yet; building it may fail."""
 
     label: str
-    family: str
+    library: str
     embedding: str
     compiled: bool
     make: Callable[[], Candidate]

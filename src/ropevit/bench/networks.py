@@ -46,7 +46,7 @@ def model_group(
         images: Batch size.
         device: Device of the computation.
         dtype: float32, or bfloat16 for autocast.
-        choose: Returns, for a family, whether to time it eagerly (False), compiled (True), both or not at all.
+        choose: Returns, for a library, whether to time it eagerly (False), compiled (True), both or not at all.
     """
     backends = [name for name in BACKENDS if BACKEND_DEVICE.get(name, device.type) == device.type]
     makers: list[tuple[str, str, str, Build]] = [
@@ -67,12 +67,12 @@ def model_group(
         ),
     ]
 
-    def entry(label: str, family: str, embedding: str, build: Build, compiled: bool) -> PlannedCandidate:
+    def entry(label: str, library: str, embedding: str, build: Build, compiled: bool) -> PlannedCandidate:
         def make() -> Candidate:
             return model_candidate(build().to(device), size, images, dtype, compiled)
 
         full = f"{label}{', compiled' if compiled else ''}"
-        return PlannedCandidate(label=full, family=family, embedding=embedding, compiled=compiled, make=make)
+        return PlannedCandidate(label=full, library=library, embedding=embedding, compiled=compiled, make=make)
 
     entries = [entry(*maker, compiled) for maker in makers for compiled in choose(maker[1])]
     about = f"width {size.width}, depth {size.depth}, {size.heads} heads, {images} images of {size.pixels} px"

@@ -52,7 +52,7 @@ class Implementation:
     """One implementation of the rotation."""
 
     name: str
-    family: str
+    library: str
     embedding: Embedding
     make: Callable[[BenchLayer], Rotate]
     halves: bool = False
@@ -85,11 +85,11 @@ def implementations(device: str) -> list[Implementation]:
         Implementation("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: _split_as_timm(qkv)),
     ]
     for embedding in ("axial", "mixed"):
-        listed += [Implementation(name, family, embedding, make, halves) for name, family, make, halves in rotations]
+        listed += [Implementation(name, library, embedding, make, halves) for name, library, make, halves in rotations]
         if device == "cuda":
             listed.append(fused(embedding))
     return [
-        impl for impl in listed if (impl.family, impl.embedding) != ("transformers", "mixed")
+        impl for impl in listed if (impl.library, impl.embedding) != ("transformers", "mixed")
     ]  # its angles are fixed
 
 

@@ -17,7 +17,7 @@ from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
 
-#: Color of each family, from a color-blind safe palette.
+#: Color of each library, from a color-blind safe palette.
 #: Source of the colors: Okabe and Ito 2008, Color Universal Design.
 COLORS = {
     "none": "#999999",
@@ -167,7 +167,7 @@ def draw_panel(axes: Any, group: Sequence[BenchRow]) -> None:
         low, high = row.ratio_low or row.ratio, row.ratio_high or row.ratio
         error = [[row.ratio - low], [high - row.ratio]]
         pale = 0.45 if "(reference)" in row.label else 1.0
-        axes.barh(place, row.ratio, 0.72, color=COLORS[row.family], alpha=pale, xerr=error, error_kw={"lw": 0.8})
+        axes.barh(place, row.ratio, 0.72, color=COLORS[row.library], alpha=pale, xerr=error, error_kw={"lw": 0.8})
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
         axes.text(high + 0.015 * wide, place, f"{row.ratio:.2f}", va="center", fontsize=7.5, bbox=box)
     axes.axvline(1, color="#333333", linewidth=0.8, linestyle="--", zorder=0)

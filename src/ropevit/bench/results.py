@@ -19,7 +19,8 @@ class BenchRow:
     """Description of the sizes."""
     direction: str
     label: str
-    family: str
+    library: str
+    """Library of the implementation: "ours" is this package, "plain" textbook versions, "none" without rotation."""
     embedding: str
     compiled: bool
     base: str

@@ -117,8 +117,8 @@ def _make_groups(level: str, config: BenchConfig, device: torch.device) -> list[
     """Return the groups of candidates of a level."""
     dtype, images = getattr(torch, config.dtype), config.chosen_images()
 
-    def choose(family: str) -> list[bool]:
-        wanted = family == "none" or family in config.peers
+    def choose(library: str) -> list[bool]:
+        wanted = library == "none" or library in config.peers
         return [False, *([True] if config.compile else [])] if wanted else []
 
     if level == "model":
@@ -158,7 +158,7 @@ def _try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candida
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
     row = BenchRow(
         level=group.level, shape=group.shape, about=group.about, images=group.images, pixels=group.pixels, direction="",
-        label=entry.label, family=entry.family, embedding=entry.embedding, compiled=entry.compiled, base=base,
+        label=entry.label, library=entry.library, embedding=entry.embedding, compiled=entry.compiled, base=base,
     )  # fmt: skip
     try:
         candidate = entry.make()
@@ -182,8 +182,8 @@ def _fill_row(
     if row.base in times:
         ratio = timing_stats([own / other for own, other in zip(seconds, times[row.base], strict=True)])
         row = replace(row, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
-    if candidate.floor and candidate.floor[index]:
-        row = replace(row, gigabytes_per_second=candidate.floor[index] / middle / 1e9)
+    if candidate.min_bytes and candidate.min_bytes[index]:
+        row = replace(row, gigabytes_per_second=candidate.min_bytes[index] / middle / 1e9)
     if device.type == "cuda":
         peak = peak_bytes(candidate.both if index else candidate.forward)
         return replace(row, megabytes=peak / 1e6, memory="peak")

@@ -23,7 +23,7 @@ from ropevit.models.vit import ViT
 RPB = "ours, relative position bias"
 ONE_BY_ONE = "ours, axial, one image at a time"
 
-#: Label, family, embedding, and how to build a model.
+#: Label, library, embedding, and how to build a model.
 Maker = tuple[str, str, str, Build]
 
 
@@ -37,7 +37,7 @@ class ScaleSettings:
     images: int | None
     """Images of a batch at the first size; None takes the default. Larger images are fewer, at least one."""
     choose: Callable[[str], list[bool]]
-    """Returns, for a family, whether to time it eagerly (False), compiled (True), both or not at all."""
+    """Returns, for a library, whether to time it eagerly (False), compiled (True), both or not at all."""
 
 
 def scale_groups(settings: ScaleSettings, sizes: ScaleSizes) -> list[Group]:
@@ -66,13 +66,13 @@ def _group(size: ModelSize, first: ModelSize, makers: tuple[str, list[Maker]], s
         entries=[
             PlannedCandidate(
                 label=f"{label}{', compiled' if compiled else ''}",
-                family=family,
+                library=library,
                 embedding=embedding,
                 compiled=compiled,
                 make=partial(make, build, compiled),
             )
-            for label, family, embedding, build in made
-            for compiled in settings.choose(family)
+            for label, library, embedding, build in made
+            for compiled in settings.choose(library)
         ],
     )
 
@@ -154,9 +154,9 @@ def _mixed_group(sizes: MixedSizes, settings: ScaleSettings) -> Group:
         pixels=sum(height * width for height, width in sizes.images) // len(images),
         base=ONE_BY_ONE,
         entries=[
-            PlannedCandidate(label=label, family=family, embedding=embedding, compiled=False, make=make)
-            for label, family, embedding, make in makers
-            if False in settings.choose(family)
+            PlannedCandidate(label=label, library=library, embedding=embedding, compiled=False, make=make)
+            for label, library, embedding, make in makers
+            if False in settings.choose(library)
         ],
     )
 

@@ -111,7 +111,7 @@ def _draw_panel(axes: Any, title: str, group: Sequence[BenchRow], measure: Measu
         own = sorted((row for row in drawn if row.label == label), key=lambda row: row.pixels)
         sides, costs = [math.isqrt(row.pixels) for row in own], [value(row) for row in own]
         style = _STYLES.get(own[0].embedding, "-")
-        axes.plot(sides, costs, style, color=colors[own[0].family], marker=".", label=label)
+        axes.plot(sides, costs, style, color=colors[own[0].library], marker=".", label=label)
     if not drawn:
         axes.set_axis_off()
         return

@@ -70,7 +70,7 @@ def result_table(group: Sequence[BenchRow]) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in group:
-        label = Text(row.label, style="bold" if row.family == "ours" else "")
+        label = Text(row.label, style="bold" if row.library == "ours" else "")
         table.add_row(label, *row_cells(row, columns))
     return table
 

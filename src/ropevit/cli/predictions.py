@@ -58,8 +58,8 @@ class Predictions:
         if len(self.files) <= _MAX_TABLES:
             _show_table(self.console, path, prediction)
         elif self.out is None:
-            guess = prediction.guesses[0]
-            print_line(self.console, f"{path}: {guess.name} {guess.probability:.1%}")
+            ranked = prediction.top_classes[0]
+            print_line(self.console, f"{path}: {ranked.name} {ranked.probability:.1%}")
 
     def run(self, predictions: Iterator[Prediction | Unreadable]) -> None:
         """Print predictions with a progress bar, and write them to files; after Ctrl-C, those made so far."""
@@ -79,7 +79,7 @@ class Predictions:
         if self.out is not None:
             write_text(self.out / TABLE, self.table())
             write_json(self.out / RECORDS, self.records())
-        counts = Counter(prediction.guesses[0].name for _, prediction in self.classified).most_common()
+        counts = Counter(prediction.top_classes[0].name for _, prediction in self.classified).most_common()
         parts = [f"{number:,} {name}" for name, number in counts[:_NAMED_CLASSES]]
         if rest := counts[_NAMED_CLASSES:]:
             parts.append(f"{sum(number for _, number in rest):,} of {len(rest)} other classes")
@@ -93,8 +93,8 @@ class Predictions:
             print_line(self.console, f"wrote {TABLE} and {RECORDS} to {self.out}")
 
     def table(self) -> str:
-        """Return predictions as CSV: one row per image, two columns (class, probability) per guess."""
-        most = max((len(prediction.guesses) for _, prediction in self.classified), default=0)
+        """Return predictions as CSV: one row per image, two columns (name, probability) per class."""
+        most = max((len(prediction.top_classes) for _, prediction in self.classified), default=0)
         heading = ["file", *(f"{what}_{rank}" for rank in range(1, most + 1) for what in ("class", "probability"))]
         rows = ([str(path), *_csv_cells(prediction)] for path, prediction in self.classified)
         return to_csv(heading, rows)
@@ -107,8 +107,8 @@ class Predictions:
                     "file": str(path),
                     "height": prediction.height,
                     "width": prediction.width,
-                    "classes": [guess.name for guess in prediction.guesses],
-                    "probabilities": [round(guess.probability, 6) for guess in prediction.guesses],
+                    "classes": [ranked.name for ranked in prediction.top_classes],
+                    "probabilities": [round(ranked.probability, 6) for ranked in prediction.top_classes],
                 }
                 for path, prediction in self.classified
             ],
@@ -118,14 +118,14 @@ class Predictions:
 
 def _csv_cells(prediction: Prediction) -> Iterator[Any]:
     """Yield the CSV cells of a prediction, without its file."""
-    for guess in prediction.guesses:
-        yield from (guess.name, round(guess.probability, 6))
+    for ranked in prediction.top_classes:
+        yield from (ranked.name, round(ranked.probability, 6))
 
 
 def _show_table(console: Console, path: Path, prediction: Prediction) -> None:
     """Print the predicted classes of one image as a table."""
     print_line(console, f"{path} at {prediction.height} x {prediction.width} pixels (height x width)")
-    rows = [(guess.name, f"{guess.probability:.1%}") for guess in prediction.guesses]
+    rows = [(ranked.name, f"{ranked.probability:.1%}") for ranked in prediction.top_classes]
     console.print(make_table(("class", "probability"), rows))
 
 

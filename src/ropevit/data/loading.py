@@ -30,7 +30,7 @@ BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 #: Consecutive unreadable files after which a training ends: a wrong folder, or a lost disk.
-_MAX_CONSECUTIVE_BAD = 10
+_MAX_CONSECUTIVE_UNREADABLE = 10
 
 #: Signals that a terminal (SIGINT, Ctrl-C) or torchrun (SIGTERM) sends to the whole process group. Workers ignore them:
 #: the main process still needs their images, and ends them itself.
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     """Not normalized; in pinned memory if the model is on a GPU."""
     labels: Int[Tensor, "b"]
     """int64."""
-    bad: list[int]
+    unreadable: list[int]
     """Indices of skipped (unreadable) files; `source.describe` names them."""
     indices: Sequence[int] = ()
     """Indices of the images in the source; evaluation only."""
@@ -103,7 +103,7 @@ def eval_batches(
     keys = list(eval_keys(len(source), batch_size, world, rank))
     found = batches(EvalReader(source, partial(_augment, transform=transform), _stack), keys, workers)
     return (
-        batch._replace(indices=[index for index in indices if index not in batch.bad])
+        batch._replace(indices=[index for index in indices if index not in batch.unreadable])
         for indices, batch in zip(keys, found, strict=True)
     )
 
@@ -150,10 +150,10 @@ class SkippedIndex(int):
         return index
 
 
-def describe_skipped(source: Readable, bad: Iterable[int]) -> list[str]:
+def describe_skipped(source: Readable, unreadable: Iterable[int]) -> list[str]:
     """Return the name of each skipped image, with the reason if it is known."""
     lines = []
-    for number in bad:
+    for number in unreadable:
         name, why = source.describe(number), getattr(number, "why", "")
         lines.append(why if why.startswith(name) else ": ".join(filter(None, (name, why))))
     return lines
@@ -166,23 +166,23 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
         The image with its annotation, and the indices of the skipped images.
 
     Raises:
-        TooManyBadError: If ten images in a row are unreadable.
+        TooManyUnreadableError: If ten images in a row are unreadable.
         RefusedError: If an image has a fault that concerns the whole data set.
     """
-    bad: list[int] = []
+    unreadable: list[int] = []
     why = ""
-    for ahead in range(_MAX_CONSECUTIVE_BAD):
+    for ahead in range(_MAX_CONSECUTIVE_UNREADABLE):
         candidate = (index + ahead) % len(source)
         try:
-            return source.read(candidate), bad
+            return source.read(candidate), unreadable
         except RefusedError:
             raise
         except UNREADABLE as error:
             why = reason(error)
-            bad.append(SkippedIndex(candidate, why))
-    first, last = source.describe(bad[0]), source.describe(bad[-1])
-    raise TooManyBadError(
-        f"{_MAX_CONSECUTIVE_BAD} images in a row cannot be read, {first} to {last} ({why}); "
+            unreadable.append(SkippedIndex(candidate, why))
+    first, last = source.describe(unreadable[0]), source.describe(unreadable[-1])
+    raise TooManyUnreadableError(
+        f"{_MAX_CONSECUTIVE_UNREADABLE} images in a row cannot be read, {first} to {last} ({why}); "
         "check the disk, or the files with `ropevit data check`"
     )
 
@@ -199,16 +199,16 @@ class TrainReader(Generic[BatchT]):
 
     def __getitems__(self, draws: Iterable[SampledIndex]) -> "BatchT | Failure":
         """Read a batch, or return why that failed."""
-        samples, bad = [], []
+        samples, unreadable = [], []
         for draw in draws:
             try:
                 found, skipped = read_next_readable(self.source, draw.index)
-            except (TooManyBadError, RefusedError) as error:
+            except (TooManyUnreadableError, RefusedError) as error:
                 return Failure(str(error))
-            bad += skipped
+            unreadable += skipped
             with seeded(draw.seed):
                 samples.append(self.prepare(*found))
-        return self.collate(samples, bad)
+        return self.collate(samples, unreadable)
 
 
 @dataclass(frozen=True)
@@ -221,17 +221,17 @@ class EvalReader(Generic[BatchT]):
 
     def __getitems__(self, indices: Iterable[int]) -> "BatchT | Failure":
         """Read a batch, or return why that failed."""
-        samples, bad = [], []
+        samples, unreadable = [], []
         for index in indices:
             try:
                 found = self.source.read(index)
             except RefusedError as error:
                 return Failure(str(error))
             except UNREADABLE as error:
-                bad.append(SkippedIndex(index, reason(error)))
+                unreadable.append(SkippedIndex(index, reason(error)))
             else:
                 samples.append(self.prepare(*found))
-        return self.collate(samples, bad)
+        return self.collate(samples, unreadable)
 
 
 def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[SampledIndex]]:
@@ -258,7 +258,7 @@ class Failure(NamedTuple):
     message: str
 
 
-class TooManyBadError(Exception):
+class TooManyUnreadableError(Exception):
     """Too many unreadable files in a row."""
 
 
@@ -267,10 +267,10 @@ def _augment(image: Image.Image, label: int, transform: Transform) -> tuple[Tens
     return transform(image), label
 
 
-def _stack(samples: list[tuple[Tensor, int]], bad: list[int]) -> Batch:
+def _stack(samples: list[tuple[Tensor, int]], unreadable: list[int]) -> Batch:
     """Stack images and labels to a batch."""
     images = torch.stack([image for image, _ in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    return Batch(images, torch.tensor([label for _, label in samples], dtype=torch.int64), bad)
+    return Batch(images, torch.tensor([label for _, label in samples], dtype=torch.int64), unreadable)
 
 
 def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[BatchT]:

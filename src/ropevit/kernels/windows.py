@@ -114,19 +114,19 @@ def _same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
 
 
 def per_image_shifts(
-    valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int], *, always: bool = False
+    pixel_mask: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int], *, always: bool = False
 ) -> Int[Tensor, "B 2"]:
     """Compute for each image of a padded batch the shift that it would have alone.
 
     Args:
-        valid: True for image tokens, which are at the top left.
+        pixel_mask: True for image tokens, which are at the top left.
         window: Side of a window in tokens.
         shift: Shift of the whole batch.
         always: Whether to shift along a side that one window spans, too.
     """
     if always:
-        return torch.tensor(shift, device=valid.device).expand(len(valid), -1)
-    rows, columns = valid[:, :, 0].sum(1), valid[:, 0].sum(1)
+        return torch.tensor(shift, device=pixel_mask.device).expand(len(pixel_mask), -1)
+    rows, columns = pixel_mask[:, :, 0].sum(1), pixel_mask[:, 0].sum(1)
     return torch.stack([(rows > window) * shift[0], (columns > window) * shift[1]], dim=1)
 
 
@@ -139,19 +139,19 @@ def batched_roll(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Flo
 
 
 def per_image_mask(
-    valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]
+    pixel_mask: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]
 ) -> Bool[Tensor, "windows n n"]:
     """Make the mask of `make_mask` for each image of a padded batch.
 
     Args:
-        valid: True for image tokens, which are at the top left; False for padding.
+        pixel_mask: True for image tokens, which are at the top left; False for padding.
         window: Side of a window in tokens.
         shifts: Rows and columns by which each image is shifted.
     """
-    h, w = valid.shape[1:]
-    x, y = grid_positions(h, w, device=valid.device).unflatten(0, (1, h, w)).unbind(-1)
+    h, w = pixel_mask.shape[1:]
+    x, y = grid_positions(h, w, device=pixel_mask.device).unflatten(0, (1, h, w)).unbind(-1)
     down, right = shifts[:, :, None, None].unbind(1)
-    known = torch.stack([region(x, right, window), region(y, down, window), valid.float()], dim=-1)
+    known = torch.stack([region(x, right, window), region(y, down, window), pixel_mask.float()], dim=-1)
     known = pad_or_crop(known, ceil_div(h, window) * window, ceil_div(w, window) * window)
     return _same_region(window_partition(batched_roll(known, -shifts), window, (0, 0)))
 

@@ -17,7 +17,7 @@ class Maps(NamedTuple):
 
     features: list[Float[Tensor, "B _ _ _"]]
     """Feature maps (B, C, h, w), h = ceil(H / stride) of the padded images."""
-    valid: list[Bool[Tensor, "B _ _"]]
+    pixel_masks: list[Bool[Tensor, "B _ _"]]
     """For each map, True for cells whose top left corner lies inside the image, False in the padding."""
 
 
@@ -106,7 +106,7 @@ def make_pixel_mask(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> B
 
 def with_masks(features: list[Tensor], sizes: Int[Tensor, "B 2"], strides: tuple[int, ...]) -> Maps:
     """Return maps with their padding masks."""
-    valid = [
+    pixel_masks = [
         make_pixel_mask(sizes, x.shape[2], x.shape[3], stride) for x, stride in zip(features, strides, strict=True)
     ]
-    return Maps(features, valid)
+    return Maps(features, pixel_masks)

@@ -241,27 +241,27 @@ def sample_embedding(
 
 
 def embed_images(
-    embedding: Float[Tensor, "1 M C"], grid: tuple[int, int], valid: Bool[Tensor, "B h w"]
+    embedding: Float[Tensor, "1 M C"], grid: tuple[int, int], pixel_mask: Bool[Tensor, "B h w"]
 ) -> Float[Tensor, "B N C"]:
     """Resize an absolute embedding to each image of a padded batch, as `resize_embedding` does for a whole grid.
 
     Args:
         embedding: One vector for each patch of `grid`, row-major.
         grid: Rows and columns for which the embedding was learned.
-        valid: True for image tokens, which lie at the top left; the result is meaningless elsewhere.
+        pixel_mask: True for image tokens, which lie at the top left; the result is meaningless elsewhere.
     """
-    count, h, w = valid.shape
-    positions = grid_positions(h, w, device=valid.device).expand(count, -1, -1)
-    return sample_embedding(embedding, grid, positions, image_grids(valid).unsqueeze(1).expand_as(positions))
+    count, h, w = pixel_mask.shape
+    positions = grid_positions(h, w, device=pixel_mask.device).expand(count, -1, -1)
+    return sample_embedding(embedding, grid, positions, image_grids(pixel_mask).unsqueeze(1).expand_as(positions))
 
 
-def image_grids(valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
+def image_grids(pixel_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
     """Return the columns and rows of each image of a padded batch, at least 1.
 
     Args:
-        valid: True for image tokens, which lie at the top left.
+        pixel_mask: True for image tokens, which lie at the top left.
     """
-    return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1).float()
+    return torch.stack([pixel_mask[:, 0].sum(1), pixel_mask[:, :, 0].sum(1)], dim=1).clamp(min=1).float()
 
 
 def _cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -88,19 +88,19 @@ class Level(nn.Module):
             self.smooth = convolution(self.channels, self.channels, 3, config)
 
     def forward(
-        self, x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h2 w2"] | None = None
+        self, x: Float[Tensor, "B C h w"], pixel_mask: Bool[Tensor, "B h2 w2"] | None = None
     ) -> Float[Tensor, "B C2 h2 w2"]:
         """Resize a map and project it to the pyramid's channels.
 
         Args:
             x: Map of patch tokens.
-            valid: Mask of the image cells of the result; the 3x3 convolution sees zeros elsewhere. None for no mask.
+            pixel_mask: Mask of the image cells of the result; the 3x3 convolution sees zeros elsewhere; None: all.
         """
         x = self.resize(x)
         if self.reduce is None or self.smooth is None:
             return x
         x = self.reduce(x)
-        return self.smooth(x if valid is None else zero_padding(x, valid))
+        return self.smooth(x if pixel_mask is None else zero_padding(x, pixel_mask))
 
 
 class SimpleFeaturePyramid(nn.Module):
@@ -122,22 +122,22 @@ class SimpleFeaturePyramid(nn.Module):
         self.channels = (*found, found[-1]) if self.add_p6 else tuple(found)
 
     def forward(
-        self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
+        self, features: Sequence[Float[Tensor, "B C h w"]], pixel_masks: Sequence[Bool[Tensor, "B _ _"] | None]
     ) -> list[Float[Tensor, "B _ _ _"]]:
         """Return the maps of the pyramid.
 
         Args:
             features: Maps of patch tokens: one for each level, or one for all.
-            valid: For each level the mask of its image cells; None for no mask.
+            pixel_masks: For each level the mask of its image cells; None for no mask.
         """
         features = list(features) * len(self.levels) if len(features) == 1 else features
-        maps = [level(x, keep) for level, x, keep in zip(self.levels, features, valid, strict=True)]
+        maps = [level(x, keep) for level, x, keep in zip(self.levels, features, pixel_masks, strict=True)]
         return [*maps, F.max_pool2d(maps[-1], 1, 2)] if self.add_p6 else maps
 
 
-def zero_padding(x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
+def zero_padding(x: Float[Tensor, "B C h w"], pixel_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
     """Set the cells outside the image to zero."""
-    return x.masked_fill(~valid.unsqueeze(1), 0.0)
+    return x.masked_fill(~pixel_mask.unsqueeze(1), 0.0)
 
 
 def resizing(width: int, scale: float, config: PyramidConfig) -> tuple[nn.Module, int]:

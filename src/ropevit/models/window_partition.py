@@ -25,7 +25,7 @@ class WindowPartition(NamedTuple):
     """Columns of tokens."""
     window: int
     """Side of a window in tokens."""
-    valid: Bool[Tensor, "B h w"] | None = None
+    pixel_mask: Bool[Tensor, "B h w"] | None = None
     """True for tokens that may be attended to. None attends to the zero padding too, as ViTDet does."""
 
 
@@ -48,15 +48,15 @@ def attend_in_windows(
     windows = window_partition(x.unflatten(1, (partition.h, partition.w)), partition.window, (0, 0))
     positions = grid_positions(partition.window, partition.window, device=x.device)
     mask = None
-    if partition.valid is not None:
+    if partition.pixel_mask is not None:
         mask = key_mask(
-            window_partition(partition.valid.unsqueeze(-1).float(), partition.window, (0, 0)).squeeze(-1) > 0
+            window_partition(partition.pixel_mask.unsqueeze(-1).float(), partition.window, (0, 0)).squeeze(-1) > 0
         )
     mixed = attention(windows, positions, frequencies, mask, (partition.window, partition.window), jitter=jitter)
     return window_reverse(mixed, partition.h, partition.w, partition.window, (0, 0)).flatten(1, 2)
 
 
 def key_mask(keys: Bool[Tensor, "B n"]) -> Bool[Tensor, "B 1 n n"]:
-    """Return an attention mask of the valid keys; all of them where none is, so that no softmax is empty."""
+    """Return an attention mask of the keys; of a row that is all padding, all keys, so that no softmax is empty."""
     seen = keys | ~keys.any(-1, keepdim=True)
     return seen[:, None, None].expand(-1, -1, keys.shape[-1], -1)

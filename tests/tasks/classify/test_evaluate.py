@@ -66,7 +66,7 @@ def test_models_of_gray_images_convert_rgb_images_and_note_it(pets, weights, tmp
     files = sorted(file for file in (pets / "val").rglob("*.png") if file.stem != "broken")
     right = {name: [] for name in PETS}
     for file in files:
-        guess = classify(model, read_image(file), form, PETS, 1).guesses[0].name
+        guess = classify(model, read_image(file), form, PETS, 1).top_classes[0].name
         right[file.parent.name].append(guess == file.parent.name)
     assert per_class(tmp_path / "out") == {
         name: pytest.approx(100 * sum(found) / len(found), abs=0.01) for name, found in right.items()

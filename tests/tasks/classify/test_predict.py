@@ -30,10 +30,10 @@ def test_predictions_are_sorted_by_probability(paths):
     found = predict(model(), paths, InputTransform(size=(48,), multiple=16), classes, top=9)
     assert len(found) == len(paths)
     for prediction in found:
-        chances = [guess.probability for guess in prediction.guesses]
+        chances = [guess.probability for guess in prediction.top_classes]
         assert sorted(chances, reverse=True) == chances
         assert sum(chances) == pytest.approx(1)
-        assert sorted(guess.name for guess in prediction.guesses) == classes
+        assert sorted(guess.name for guess in prediction.top_classes) == classes
         assert (prediction.height, prediction.width) == (48, 48)
 
 
@@ -55,7 +55,7 @@ def test_predictions_follow_the_logits(paths):
         net.head.weight.zero_()
         net.head.bias.copy_(torch.arange(6.0))
     best = predict(net, paths[:1], InputTransform(size=(32,), multiple=16), list("abcdef"), top=2)[0]
-    assert [guess.name for guess in best.guesses] == ["f", "e"]
+    assert [guess.name for guess in best.top_classes] == ["f", "e"]
 
 
 def test_invalid_sizes_and_class_names_are_refused(paths):

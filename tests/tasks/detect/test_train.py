@@ -162,10 +162,10 @@ def test_unreadable_images_are_skipped_and_named(coco_root, tmp_path):
     (coco_root / "train2017" / "000000000017.jpg").write_bytes(b"")
     transform = train_transform(ScaleConfig(short_edge_lengths=(64,), max_size=64, test_size=64))
     batch = train_reader(source, transform).__getitems__(TrainOrder(6, 6, seed=0).batch(0))
-    assert batch.bad == [1]
+    assert batch.unreadable == [1]
     assert sorted(batch.ids) == [7, 27, 27, 37, 47, 57]
     measured = eval_reader(source, transform).__getitems__([0, 1, 2])
-    assert (measured.ids, measured.bad) == ([7, 27], [1])
+    assert (measured.ids, measured.unreadable) == ([7, 27], [1])
     assert eval_reader(source, transform).__getitems__([1]).ids == []
     train(small_training(coco_root, tmp_path / "run", steps=1, model=TINY))
     said = [line["skipped"] for line in read_metrics(tmp_path / "run") if line.get("skipped")]

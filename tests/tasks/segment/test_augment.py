@@ -181,14 +181,14 @@ def test_evaluation_reads_single_images_at_the_sizes_of_the_views_with_labels_at
 def test_unreadable_images_are_replaced_but_a_label_out_of_range_raises(tiny):
     reader, order = train_reader(tiny, CropConfig(crop_size=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
-    assert reader.__getitems__(order.batch(0)).bad == [3]
+    assert reader.__getitems__(order.batch(0)).unreadable == [3]
     Image.new("L", (5, 5)).save(tiny.label_file(4))
-    missed = reader.__getitems__(order.batch(0)).bad
+    missed = reader.__getitems__(order.batch(0)).unreadable
     lines = describe_skipped(tiny, sorted(missed))
     assert lines[0] == f"{tiny.describe(3)}: cannot identify image file"
     assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for an image of")
     empty = eval_reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
-    assert (empty.bad, empty.views, empty.labels.numel()) == ([3], [], 0)
+    assert (empty.unreadable, empty.views, empty.labels.numel()) == ([3], [], 0)
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))
     for found in (reader.__getitems__(order.batch(0)), eval_reader(tiny, 512, 2048, (1.0,)).__getitems__([5])):
         assert isinstance(found, Failure)

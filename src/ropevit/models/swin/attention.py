@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
         shift: tuple[int, int],
-        valid: Bool[Tensor, "B h w"] | None = None,
+        pixel_mask: Bool[Tensor, "B h w"] | None = None,
         jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside each window of a map.
@@ -74,16 +74,16 @@ class WindowAttention(nn.Module):
             x: Map of tokens, of any size.
             frequencies: Frequencies that blocks share (axial); learned ones are the layer's own.
             shift: Rows and columns by which the windows are shifted.
-            valid: Mask of image tokens, with smaller images at the top left of the map; the others are masked, so
+            pixel_mask: Mask of image tokens, with smaller images at the top left of the map; the others are masked, so
                 each image attends as it does alone. None if all are image.
             jitter: Coordinate jitter of the training step, if any.
 
         Raises:
-            ValueError: If `valid` is given to the Triton kernel, which has no per-image masks.
+            ValueError: If `pixel_mask` is given to the Triton kernel, which has no per-image masks.
         """
         frequencies, attention_factor = self.apply_scaling(frequencies, jitter, x.device)
-        if valid is not None:
-            return self.attend_padded(x, frequencies, attention_factor, shift, valid)
+        if pixel_mask is not None:
+            return self.attend_padded(x, frequencies, attention_factor, shift, pixel_mask)
         if not self.attends_to_padding:
             return self.attend(x, frequencies, attention_factor, shift)
         h, w = x.shape[1:3]
@@ -133,15 +133,15 @@ class WindowAttention(nn.Module):
         frequencies: Float[Tensor, "2 *a P"] | None,
         attention_factor: Float[Tensor, ""] | None,
         shift: tuple[int, int],
-        valid: Bool[Tensor, "B h w"],
+        pixel_mask: Bool[Tensor, "B h w"],
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside windows of images of different sizes."""
         if self.backend == "triton":
             raise ValueError("the Triton kernel cannot mask the padding of images in a batch; choose backend='auto'")
         (h, w), window = x.shape[1:3], self.window
         rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
-        shifts = per_image_shifts(valid, window, shift, always=self.always_shift)
-        mask = per_image_mask(valid, window, shifts)
+        shifts = per_image_shifts(pixel_mask, window, shift, always=self.always_shift)
+        mask = per_image_mask(pixel_mask, window, shifts)
         windows = window_partition(batched_roll(pad_or_crop(x, rows, columns), -shifts), window, (0, 0))
         windows = self.attend_windows(windows, frequencies, attention_factor, self.bias(x.device), mask)
         return pad_or_crop(batched_roll(window_reverse(windows, rows, columns, window, (0, 0)), shifts), h, w)

@@ -79,7 +79,7 @@ class DenseSwin(Backbone[Swin]):
     each other (a classifier does not shift along a side that one window covers).
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224")))
-    >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 96, 192, 384, 768 channels
+    >>> maps, pixel_masks = backbone(images)  # strides 4, 8, 16, 32; 96, 192, 384, 768 channels
 
     Args:
         config: Config of the backbone.
@@ -115,22 +115,23 @@ class DenseSwin(Backbone[Swin]):
         if self.config.mask_padding and sizes is not None:
             h, w = (ceil_div(side, patch) for side in images.shape[2:])
             real = make_pixel_mask(sizes.to(images.device), h, w, patch)
-        outputs = self.body(images, method=self.run_body, valid=real)
+        outputs = self.body(images, method=self.run_body, pixel_mask=real)
         features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, outputs, strict=True)]
         maps = with_masks(features, image_sizes(images, sizes), self.strides)
         if real is None:
             return maps
-        return Maps([zero_padding(x, keep) for x, keep in zip(maps.features, maps.valid, strict=True)], maps.valid)
+        masked = [zero_padding(x, mask) for x, mask in zip(maps.features, maps.pixel_masks, strict=True)]
+        return Maps(masked, maps.pixel_masks)
 
     def run_body(
-        self, body: Swin, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
+        self, body: Swin, images: Float[Tensor, "B c H W"], *, pixel_mask: Bool[Tensor, "B h w"] | None
     ) -> list[Float[Tensor, "B _ _ _"]]:
         """Return the maps of the selected stages, channels last; run through `body(..., method=)`.
 
         Args:
             body: The body.
             images: Images.
-            valid: Mask of image tokens; None for all.
+            pixel_mask: Mask of image tokens; None for all.
         """
-        states = enumerate(body.run_stages(body.embed(images, valid), valid))
+        states = enumerate(body.run_stages(body.embed(images, pixel_mask), pixel_mask))
         return [x for stage, x in states if stage in self.config.output_stages]

@@ -44,12 +44,12 @@ class SwinBlock(nn.Module):
         self,
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
-        valid: Bool[Tensor, "B h w"] | None = None,
+        pixel_mask: Bool[Tensor, "B h w"] | None = None,
         jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
-        """Apply window attention (to the valid tokens, if given), then the MLP."""
+        """Apply window attention (to the image tokens, if a mask is given), then the MLP."""
         shift = self.shift(x.shape[1], x.shape[2]) if self.shifted else (0, 0)
-        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, jitter))
+        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, pixel_mask, jitter))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def shift(self, h: int, w: int) -> tuple[int, int]:
@@ -129,13 +129,13 @@ class Stage(nn.Module):
         self,
         x: Float[Tensor, "B h w C"],
         recompute: bool = False,
-        valid: Bool[Tensor, "B h w"] | None = None,
+        pixel_mask: Bool[Tensor, "B h w"] | None = None,
         jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Run the blocks, without patch merging."""
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
-            inputs = x, frequencies, valid, jitter
+            inputs = x, frequencies, pixel_mask, jitter
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return x
 
@@ -195,13 +195,13 @@ class Swin(BaseModel[SwinConfig]):
             module.reset_parameters()
 
     def embed(
-        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None = None
+        self, images: Float[Tensor, "B c H W"], pixel_mask: Bool[Tensor, "B h w"] | None = None
     ) -> Float[Tensor, "B h w C"]:
         """Embed images as a map of tokens.
 
         Args:
             images: Images of any size.
-            valid: Mask of image tokens, with smaller images at the top left: an absolute embedding is then resized
+            pixel_mask: Mask of image tokens, with smaller images at the top left: an absolute embedding is then resized
                 to each image instead of the batch.
 
         Raises:
@@ -215,10 +215,10 @@ class Swin(BaseModel[SwinConfig]):
         if self.pos_embed is None:
             return x
         h, w = x.shape[1:3]
-        if valid is None:
+        if pixel_mask is None:
             embedding = resize_embedding(self.pos_embed, self.config.grid, h, w)
         else:
-            embedding = embed_images(self.pos_embed, self.config.grid, valid)
+            embedding = embed_images(self.pos_embed, self.config.grid, pixel_mask)
         return x + embedding.unflatten(1, (h, w)).to(x.dtype)
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
@@ -226,23 +226,23 @@ class Swin(BaseModel[SwinConfig]):
         return self.run_stages(self.embed(images))
 
     def run_stages(
-        self, x: Float[Tensor, "B h w C"], valid: Bool[Tensor, "B h w"] | None = None
+        self, x: Float[Tensor, "B h w C"], pixel_mask: Bool[Tensor, "B h w"] | None = None
     ) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
         """Run the stages on embedded tokens and yield the map at the end of each, channels last.
 
         Args:
             x: Tokens.
-            valid: Mask of image tokens, with smaller images at the top left: the others are masked, so that each
+            pixel_mask: Mask of image tokens, with smaller images at the top left: the others are masked, so that each
                 image has the same output as alone. None if all are image.
         """
         jitter = self.sample_jitter(x.device)
         for stage in self.layers:
             assert isinstance(stage, Stage)
-            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid, jitter=jitter)
+            x = stage(x, recompute=self.grad_checkpointing and self.training, pixel_mask=pixel_mask, jitter=jitter)
             yield x
             if stage.downsample is not None:
-                if valid is not None:
-                    x, valid = x.masked_fill(~valid.unsqueeze(-1), 0), valid[:, ::2, ::2]
+                if pixel_mask is not None:
+                    x, pixel_mask = x.masked_fill(~pixel_mask.unsqueeze(-1), 0), pixel_mask[:, ::2, ::2]
                 x = stage.downsample(x)
 
     def hidden_states(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:

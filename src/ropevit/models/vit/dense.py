@@ -155,7 +155,7 @@ class DenseViT(Backbone[ViT]):
     image, whatever padding the batch has; with RoPE scaling, they refer to the padded batch.
 
     >>> backbone = DenseViT(DenseViTConfig(body=get_config("rope_mixed_deit_base_patch16_LS")))
-    >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 256 channels each
+    >>> maps, pixel_masks = backbone(images)  # strides 4, 8, 16, 32; 256 channels each
 
     Args:
         config: Config of the backbone.
@@ -198,7 +198,7 @@ class DenseViT(Backbone[ViT]):
         h, w = images.shape[2] // patch, images.shape[3] // patch
         inside = make_pixel_mask(sizes[:1] if same and not masked else sizes, h, w, patch)
         real = inside if masked else None
-        tokens = self.body(images, method=self.run_body, valid=real, inside=inside)
+        tokens = self.body(images, method=self.run_body, pixel_mask=real, inside=inside)
         features = [x.transpose(1, 2).unflatten(2, (h, w)) for x in tokens]
         features = [zero_padding(x, real) for x in features] if real is not None else features
         levels = self.strides[: len(self.config.pyramid.scales)]
@@ -210,7 +210,7 @@ class DenseViT(Backbone[ViT]):
         body: ViT,
         images: Float[Tensor, "B c H W"],
         *,
-        valid: Bool[Tensor, "B h w"] | None,
+        pixel_mask: Bool[Tensor, "B h w"] | None,
         inside: Bool[Tensor, "b h w"] | None = None,
     ) -> list[Float[Tensor, "B N C"]]:
         """Return the patch tokens after the output blocks; called by `body(..., method=)`.
@@ -218,22 +218,22 @@ class DenseViT(Backbone[ViT]):
         Args:
             body: The body.
             images: Images that the patches tile.
-            valid: Mask of tokens that may be attended to; None for all, including the zero padding of windows.
+            pixel_mask: Mask of tokens that may be attended to; None for all, including the zero padding of windows.
             inside: Mask of the patches of each image, or one for all images, whose grid the coordinates refer to; None
                 for that of the batch.
         """
         config = self.config
-        if valid is not None and body.scaling is not None:
+        if pixel_mask is not None and body.scaling is not None:
             raise ValueError(
                 f"got mask_padding=True with scaling={body.config.scaling!r}; RoPE scaling uses the grid of the batch, "
                 "and every image has its own: remove one of them"
             )
-        grids = inside if self.own_grids and body.scaling is None else valid
+        grids = inside if self.own_grids and body.scaling is None else pixel_mask
         tokens, positions = body.embed(images, grids)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
-        partition = WindowPartition(h, w, config.window, valid)
+        partition = WindowPartition(h, w, config.window, pixel_mask)
         partitions = [None if index in self.global_indices else partition for index in range(config.body.depth)]
-        rows = None if valid is None else _whole_rows(valid, body.num_prefix_tokens)
+        rows = None if pixel_mask is None else _whole_rows(pixel_mask, body.num_prefix_tokens)
         states = body.run_blocks(tokens, positions, rows, partitions, (h, w))
         return [
             body.norm(x[:, body.num_prefix_tokens :]) for index, x in enumerate(states) if index in config.output_blocks
@@ -246,9 +246,9 @@ def _headless(config: DenseViTConfig) -> ViTConfig:
     return replace(config.body, pooling="avg", num_classes=0, **without)
 
 
-def _whole_rows(valid: Bool[Tensor, "B h w"], num_prefix_tokens: int) -> SequenceIds:
-    """Return sequence ids of unpacked rows, one image each, with a mask of the prefix and the valid tokens."""
-    keys = torch.cat([valid.new_ones(len(valid), num_prefix_tokens), valid.flatten(1)], dim=1)
+def _whole_rows(pixel_mask: Bool[Tensor, "B h w"], num_prefix_tokens: int) -> SequenceIds:
+    """Return sequence ids of unpacked rows, one image each, with a mask of the prefix and the image tokens."""
+    keys = torch.cat([pixel_mask.new_ones(len(pixel_mask), num_prefix_tokens), pixel_mask.flatten(1)], dim=1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
     return SequenceIds(image, key_mask(keys), len(keys), shared=False)
 

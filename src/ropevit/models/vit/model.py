@@ -101,14 +101,15 @@ class ViT(BaseModel[ViTConfig]):
         return int(self.config.class_token) + self.config.num_registers
 
     def embed(
-        self, images: Float[Tensor, "B c *pixels"], valid: Bool[Tensor, "b h w"] | None = None
+        self, images: Float[Tensor, "B c *pixels"], pixel_mask: Bool[Tensor, "b h w"] | None = None
     ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "*b N ndim"]]:
         """Embed images as tokens, prefix first, and return the positions of the patches.
 
         Args:
             images: Images that the patches tile.
-            valid: Mask of image patches, with smaller images at the top left: an absolute embedding, and coordinates
-                that depend on the grid, are then those of each image instead of the batch; one mask is for all.
+            pixel_mask: Mask of image patches, with smaller images at the top left: an absolute embedding, and
+                coordinates that depend on the grid, are then those of each image instead of the batch; one mask is for
+                all.
 
         Raises:
             ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
@@ -117,15 +118,17 @@ class ViT(BaseModel[ViTConfig]):
         maps = self.patch_embed(images)
         x = maps.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
-            if valid is None:
+            if pixel_mask is None:
                 x = x + self.absolute_embedding(maps.shape[2:])
             else:
-                x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
+                x = x + embed_images(self.pos_embed, self.config.grid, pixel_mask).to(x.dtype)
         if self.num_prefix_tokens:
             x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
         x = x if self.pre_norm is None else self.pre_norm(x)
         positions = grid_positions(*maps.shape[2:], device=images.device)
-        return x, self.rotary_positions(positions) if valid is None else self.padded_positions(positions, valid)
+        if pixel_mask is None:
+            return x, self.rotary_positions(positions)
+        return x, self.padded_positions(positions, pixel_mask)
 
     def prefix_tokens(self) -> Float[Tensor, "1 _ C"]:
         """Return the class and register tokens with their embedding, if any."""
@@ -150,18 +153,18 @@ class ViT(BaseModel[ViTConfig]):
         return convention.rotary_positions(positions, grids)
 
     def padded_positions(
-        self, positions: Float[Tensor, "N 2"], valid: Bool[Tensor, "b h w"]
+        self, positions: Float[Tensor, "N 2"], pixel_mask: Bool[Tensor, "b h w"]
     ) -> Float[Tensor, "*b N 2"]:
         """Return the positions to rotate by of a padded batch, by the grid of each image: (N, 2) where all agree.
 
         Args:
             positions: Column and row of each patch of the batch.
-            valid: Mask of image patches, as in `embed`.
+            pixel_mask: Mask of image patches, as in `embed`.
         """
         if not self.config.rope_convention.shifts_positions:
             return positions
-        positions = positions.expand(len(valid), -1, -1)
-        return self.rotary_positions(positions, image_grids(valid).unsqueeze(1).expand_as(positions)).squeeze(0)
+        positions = positions.expand(len(pixel_mask), -1, -1)
+        return self.rotary_positions(positions, image_grids(pixel_mask).unsqueeze(1).expand_as(positions)).squeeze(0)
 
     def rotary_frequencies(self, device: torch.device, ndim: int) -> Float[Tensor, "ndim *A P"] | None:
         """Return the fixed frequencies for the positions of `rotary_positions`; None if blocks have their own."""

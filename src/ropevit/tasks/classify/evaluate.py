@@ -267,9 +267,9 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMod
 
 def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size; for tiles and resized images, with the model of the training size."""
-    source, context, eval_model, bad = inputs.source, inputs.context, inputs.eval_model, []
+    source, context, eval_model, unreadable = inputs.source, inputs.context, inputs.eval_model, []
     timer = EvalTimer(context)
-    batches = _evaluate_batches(view, inputs, bad)
+    batches = _evaluate_batches(view, inputs, unreadable)
     is_correct = by_label if inputs.real is None else inputs.real.is_correct
     if inputs.real is not None:
         batches = inputs.real.labeled(batches)
@@ -279,7 +279,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
     record = log.add if inputs.shows_mistakes(view, mode) else None
     counts = tally(logits_of, batches, len(source.classes), communicator, watch, is_correct=is_correct, record=record)
     stats = timer.stats(int(counts.images.sum()), len(source))
-    skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
+    skipped = [line for part in context.communicator.all_gather(describe_skipped(source, unreadable)) for line in part]
     window = (view if mode == "whole" else inputs.training_view).window
     return SizeEvaluation(
         row=ClassifierResult(
@@ -307,15 +307,15 @@ def _draw_mistakes(predictions: Sequence[Prediction], view: View, inputs: EvalIn
     return mistake_files(predictions, inputs.source, inputs.match.names, title, transform)
 
 
-def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterator[Batch]:
-    """Yield this process's batches at a size; indices of images that cannot be read are appended to `bad`."""
+def _evaluate_batches(view: View, inputs: EvalInputs, unreadable: list[int]) -> Iterator[Batch]:
+    """Yield this process's batches at a size; indices of images that cannot be read are appended to `unreadable`."""
     context = inputs.context
     transform = eval_transform(view.size, view.crop, view.squash)
     size = context.config.batch_size or BATCH
     for batch in eval_batches(
         inputs.source, transform, size, context.config.workers, world=context.world, rank=context.rank
     ):
-        bad += batch.bad
+        unreadable += batch.unreadable
         yield batch
 
 

@@ -86,7 +86,7 @@ class Prediction:
     """Height of the model's input in pixels."""
     width: int
     """Width of the model's input in pixels."""
-    guesses: tuple[RankedClass, ...]
+    top_classes: tuple[RankedClass, ...]
     """Classes, the most probable first."""
 
 
@@ -197,7 +197,9 @@ def top_classes(
         Prediction(
             height=height,
             width=width,
-            guesses=tuple(RankedClass(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)),
+            top_classes=tuple(
+                RankedClass(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)
+            ),
         )
         for labels, chances in zip(found.indices.tolist(), found.values.tolist(), strict=True)
     ]

@@ -176,7 +176,7 @@ class Classification:
 
     def note(self, source: ImageSource, batch: Batch) -> None:
         """Record the images of a batch that could not be read."""
-        self.skipped += describe_skipped(source, batch.bad)
+        self.skipped += describe_skipped(source, batch.unreadable)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Return top-1 and top-5 in percent at the training size; each image is evaluated by one process."""

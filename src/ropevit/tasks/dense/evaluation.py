@@ -157,10 +157,14 @@ def inference_fields(
     }
 
 
-def size_stats(timer: EvalTimer, inputs: EvalInputs[Any], bad: Sequence[int]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def size_stats(
+    timer: EvalTimer, inputs: EvalInputs[Any], unreadable: Sequence[int]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the statistics of a row, and the skipped images of all processes; every process must call it."""
     source = inputs.source
-    skipped = [line for part in inputs.context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
+    skipped = [
+        line for part in inputs.context.communicator.all_gather(describe_skipped(source, unreadable)) for line in part
+    ]
     return timer.stats(len(source) - len(skipped), len(source)), tuple(skipped)
 
 

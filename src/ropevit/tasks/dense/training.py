@@ -32,9 +32,9 @@ class DenseTask:
         self.pixels = initial_pixels(config.model.body_config(), config.model.init_source() or "")
         self.mean, self.std = mean_and_std(accelerator.device, **self.pixels)
 
-    def note_skipped(self, source: Any, bad: Sequence[int]) -> None:
+    def note_skipped(self, source: Any, unreadable: Sequence[int]) -> None:
         """Record images that could not be read."""
-        self.skipped += describe_skipped(source, bad)
+        self.skipped += describe_skipped(source, unreadable)
 
     def inference_fields(self, short: int, long: int) -> dict[str, Any]:
         """Return the fields of `InferenceSettings` for evaluation with limits on both sides in pixels."""

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """Height and width of each image before resizing."""
     ids: list[int]
     """Id of each image in the annotation file."""
-    bad: list[int]
+    unreadable: list[int]
     """Indices of unreadable images, which are skipped; `source.describe` names them."""
     objects: int | None = None
     """Number of objects in all micro-batches of the step in this process; None in evaluation."""
@@ -121,7 +121,7 @@ def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
     return images.masked_fill(padding[:, None], 0.0)
 
 
-def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
+def collate(samples: Sequence[Sample], unreadable: list[int]) -> Batch:
     """Stack samples, padded to the largest height and width, rounded up to multiples of 32 pixels."""
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = (ceil_div(max((size[axis] for size in sizes), default=0), MULTIPLE) * MULTIPLE for axis in (0, 1))
@@ -129,4 +129,4 @@ def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
     for canvas, (h, w), sample in zip(images, sizes, samples, strict=True):
         canvas[:, :h, :w] = sample.image
     targets = [sample.target for sample in samples]
-    return Batch(images, sizes, targets, [s.original for s in samples], [s.image_id for s in samples], bad)
+    return Batch(images, sizes, targets, [s.original for s in samples], [s.image_id for s in samples], unreadable)

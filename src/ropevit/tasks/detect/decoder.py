@@ -80,7 +80,8 @@ class Decoder(nn.Module):
             box_heads: As class_heads.
         """
         ratios = levels.ratios.repeat(1, 1, 2)[:, None]
-        kwargs = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()
+        kwargs = levels.layer_arguments()
+        kwargs |= {"encoder_hidden_states": memory, "encoder_attention_mask": levels.attention_mask}
         if queries.mask is not None:
             kwargs["attention_mask"] = queries.mask[None, None]
         content, reference, predictions = queries.content, queries.boxes, []

@@ -114,7 +114,7 @@ class Dino(nn.Module):
 
     def encode(self, maps: Sequence[Tensor], levels: Levels) -> Float[Tensor, "B N C"]:
         """Run the deformable encoder over the tokens of all levels."""
-        x, valid, ratios = flatten(maps), levels.valid, levels.ratios
+        x, attention_mask, ratios = flatten(maps), levels.attention_mask, levels.ratios
         pos_embeds = [
             self.position(m.shape, m.device, torch.float32, mask=k) for m, k in zip(maps, levels.masks, strict=True)
         ]
@@ -127,7 +127,7 @@ class Dino(nn.Module):
         points = levels.centers[:, :, None] * ratios[:, None]
         kwargs = levels.layer_arguments() | {"spatial_position_embeddings": pos_embeds, "reference_points": points}
         for layer in self.encoder_layers:
-            x = layer(x, valid, **kwargs)
+            x = layer(x, attention_mask, **kwargs)
         return x
 
     def select(self, memory: Float[Tensor, "B N C"], levels: Levels) -> tuple[Predictions, Queries]:

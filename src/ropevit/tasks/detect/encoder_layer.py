@@ -15,18 +15,18 @@ class EncoderLayer(DeformableDetrEncoderLayer):
     """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: what the encoder gives, not the whole of theirs
-        self, x: Tensor, valid: Tensor, spatial_position_embeddings: Tensor, **geometry: Any
+        self, x: Tensor, attention_mask: Tensor, spatial_position_embeddings: Tensor, **geometry: Any
     ) -> Tensor:
         """Map tokens (B, N, C) of all levels to (B, N, C).
 
         Args:
             x: The tokens.
-            valid: Whether a token is no padding, (B, N).
+            attention_mask: Whether a token is no padding, (B, N).
             spatial_position_embeddings: Added to the queries, (B, N, C).
             geometry: Reference points and shapes of the levels, for the attention.
         """
         attended, _ = self.self_attn(
-            x, valid, encoder_hidden_states=x, position_embeddings=spatial_position_embeddings, **geometry
+            x, attention_mask, encoder_hidden_states=x, position_embeddings=spatial_position_embeddings, **geometry
         )
         x = self.self_attn_layer_norm(x + functional.dropout(attended, self.dropout, self.training))
         return self.final_layer_norm(x + self.mlp(x))

@@ -184,8 +184,8 @@ def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], mode: Inference
     watch = context.watch(size, len(source), mode)
     assert isinstance(inputs.model, Detector)
     with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
-        rows, bad = run_detector(inputs.model, source, settings, context.communicator, watch)
-    stats, skipped = size_stats(timer, inputs, bad)
+        rows, unreadable = run_detector(inputs.model, source, settings, context.communicator, watch)
+    stats, skipped = size_stats(timer, inputs, unreadable)
     result = context.communicator.run_on_main(lambda: average_precision(source.annotations, rows))
     scores = {name: round(result.scores[name], 4) if name in result.scores else None for name in NAMES}
     return SizeEvaluation(

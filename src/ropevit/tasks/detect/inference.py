@@ -51,14 +51,14 @@ def run_detector(
     """
     transform = eval_transform(settings.short, settings.long, settings.resize_first)
     rank = {"world": settings.world, "rank": settings.rank}
-    rows, bad, done = [np.empty((0, 7))], [], 0
+    rows, unreadable, done = [np.empty((0, 7))], [], 0
     for batch in eval_batches(source, transform, settings.batch_size, settings.workers, **rank):
-        bad += batch.bad
+        unreadable += batch.unreadable
         rows += _detect_batch(model, batch, source, settings) if batch.ids else []
         done += len(batch.ids)
         progress(done)
     gathered = np.concatenate(communicator.all_gather(np.concatenate(rows)))
-    return gathered[np.argsort(gathered[:, 0], kind="stable")], bad
+    return gathered[np.argsort(gathered[:, 0], kind="stable")], unreadable
 
 
 def _detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:

@@ -28,7 +28,7 @@ class Levels:
     """True where a level covers the image rather than padding."""
 
     @property
-    def valid(self) -> Bool[Tensor, "B N"]:
+    def attention_mask(self) -> Bool[Tensor, "B N"]:
         """Mask of the tokens inside the image."""
         return torch.cat([mask.flatten(1) for mask in self.masks], dim=1)
 

@@ -103,7 +103,7 @@ class Detection(DenseTask):
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the sum of DINO's weighted losses of a micro-batch, whose mean over micro-batches is the step's."""
-        self.note_skipped(self.train, batch.bad)
+        self.note_skipped(self.train, batch.unreadable)
         targets = [target.to(self.accelerator.device) for target in batch.targets]
         output = model(normalize(batch, self.mean, self.std), batch.sizes, targets)
         divisor = step_divisor(batch.objects, self.config.run.grad_accum_steps, self.accelerator.device)
@@ -128,8 +128,8 @@ class Detection(DenseTask):
             max_detections=config.max_detections,
             batch_size=max(1, config.batch_size // self.accelerator.num_processes // config.run.grad_accum_steps),
         )
-        rows, bad = run_detector(model, self.test, settings, self.communicator, self.progress(report))
-        self.note_skipped(self.test, bad)
+        rows, unreadable = run_detector(model, self.test, settings, self.communicator, self.progress(report))
+        self.note_skipped(self.test, unreadable)
         return self.communicator.run_on_main(lambda: average_precision(self.test.annotations, rows).scores)
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

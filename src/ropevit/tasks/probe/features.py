@@ -113,8 +113,8 @@ class Extractor:
             if len(batch.labels):
                 values = speed.measure(embed, batch.images)
                 parts.append((values, batch.labels, torch.tensor(list(batch.indices), dtype=torch.long)))
-            skipped += describe_skipped(images, batch.bad)
-            done += len(batch.labels) + len(batch.bad)
+            skipped += describe_skipped(images, batch.unreadable)
+            done += len(batch.labels) + len(batch.unreadable)
             watch(done)
         if not parts:
             raise ValueError(f"no image of {images.name} could be read; see `ropevit data check`")

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     """Class of each pixel of the padded crops; IGNORED for none."""
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, without padding."""
-    bad: list[int]
+    unreadable: list[int]
     """Indices of skipped images; `source.describe` names them."""
     pad: int | None
     """Pixel value of the padding, which is normalized; None makes the padding 0 after normalization."""
@@ -38,14 +38,14 @@ def train_reader(source: AdeSource, config: CropConfig) -> TrainReader[Batch]:
     return TrainReader(source, TrainTransform(config), partial(collate, side=config.crop_size, pad=config.pad_value))
 
 
-def collate(samples: list[Sample], bad: list[int], side: int, pad: int | None) -> Batch:
+def collate(samples: list[Sample], unreadable: list[int], side: int, pad: int | None) -> Batch:
     """Pad crops at the bottom and right to squares: images with zeros, or `pad`, and labels with IGNORED."""
     images = torch.full((len(samples), 3, side, side), pad or 0, dtype=torch.uint8)
     labels = torch.full((len(samples), side, side), IGNORED, dtype=torch.uint8)
     for canvas, truth, (image, given) in zip(images, labels, samples, strict=True):
         height, width = given.shape
         canvas[:, :height, :width], truth[:height, :width] = image, given
-    return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad, pad)
+    return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], unreadable, pad)
 
 
 def train_batches(

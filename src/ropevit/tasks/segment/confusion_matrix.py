@@ -39,7 +39,7 @@ class ImageViews(NamedTuple):
     """The image at each size, not normalized."""
     labels: UInt8[Tensor, "H W"]
     """Class of each pixel at the original size."""
-    bad: list[int]
+    unreadable: list[int]
     """Index of the image if it cannot be read."""
 
 
@@ -83,10 +83,10 @@ def _at_least_one(size: tuple[int, int]) -> list[int]:
     return [max(side, 1) for side in size]
 
 
-def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageViews:
+def single(samples: list[tuple[list[Tensor], Tensor]], unreadable: list[int]) -> ImageViews:
     """Return the one image of a batch, or none."""
     views, labels = samples[0] if samples else ([], torch.empty(0, 0, dtype=torch.uint8))
-    return ImageViews(views, labels, bad)
+    return ImageViews(views, labels, unreadable)
 
 
 def read(source: Readable, settings: SegmenterSettings) -> Iterator[ImageViews]:
@@ -120,19 +120,19 @@ def confusion_matrix(
         ValueError: If no pixel has a label.
     """
     classes = len(source.classes)
-    counts, bad = torch.zeros(classes, classes, dtype=torch.float64), []
+    counts, unreadable = torch.zeros(classes, classes, dtype=torch.float64), []
     started = (
         (image, _start(model, image, settings, classes) if image.views else None) for image in read(source, settings)
     )
     for done, (image, predicted) in enumerate(delay_by_one(started), 1):
-        bad += image.bad
+        unreadable += image.unreadable
         if predicted is not None:
             counts += confusion(predicted(), image.labels, classes).double()
         progress(done)
     counts = communicator.all_reduce_sum(counts)
     if not counts.any():
         raise ValueError(f"{source.name} in {source.root} has no labeled pixels; there is nothing to evaluate")
-    return counts, bad
+    return counts, unreadable
 
 
 def count_pixels(

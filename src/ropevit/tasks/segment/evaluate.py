@@ -363,8 +363,8 @@ def evaluate_counts(
     plain = "whole" if inputs.inference.window is None else None
     watch = context.watch(size, len(source), mode or "whole")
     with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
-        counts, bad = confusion_matrix(inputs.model, source, settings, context.communicator, watch)
-    stats, skipped = size_stats(timer, inputs, bad)
+        counts, unreadable = confusion_matrix(inputs.model, source, settings, context.communicator, watch)
+    stats, skipped = size_stats(timer, inputs, unreadable)
     result = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in result.percent().items()}
     evaluation = SizeEvaluation(

@@ -34,19 +34,20 @@ class ResizedNeck(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
+        self, features: Sequence[Float[Tensor, "B C h w"]], pixel_masks: Sequence[Bool[Tensor, "B _ _"] | None]
     ) -> list[Float[Tensor, "B C _ _"]]:
         """Compute the feature maps of all levels.
 
         Args:
             features: Maps of patch tokens, one for each level.
-            valid: For each level, a mask that is False in padding, which is zeroed before the 3x3 convolution; None
-                keeps it.
+            pixel_masks: For each level, a mask that is False in padding, which is zeroed before the 3x3 convolution;
+                None keeps it.
         """
         maps = []
-        for x, keep, scale, lateral, smooth in zip(features, valid, SCALES, self.lateral, self.smooth, strict=True):
+        levels = zip(features, pixel_masks, SCALES, self.lateral, self.smooth, strict=True)
+        for x, mask, scale, lateral, smooth in levels:
             x = F.interpolate(lateral(x), scale_factor=scale, mode="bilinear", align_corners=False)
-            maps.append(smooth(x if keep is None else zero_padding(x, keep)))
+            maps.append(smooth(x if mask is None else zero_padding(x, mask)))
         return maps
 
 

@@ -83,7 +83,7 @@ class Segmentation(DenseTask):
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
-        self.note_skipped(self.train, batch.bad)
+        self.note_skipped(self.train, batch.unreadable)
         labels = torch.stack(batch.labels)
         output = model(normalize(batch, self.mean, self.std))
         heads, count = self.config.model, len(self.classes)
@@ -118,8 +118,8 @@ class Segmentation(DenseTask):
         augment = self.config.augment
         fields = self.inference_fields(augment.test_short, augment.test_long)
         settings = SegmenterSettings(**fields, inference=self.config.inference)
-        counts, bad = confusion_matrix(model, self.test, settings, self.communicator, self.progress(report))
-        self.note_skipped(self.test, bad)
+        counts, unreadable = confusion_matrix(model, self.test, settings, self.communicator, self.progress(report))
+        self.note_skipped(self.test, unreadable)
         return segmentation_scores(counts).percent()
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
