@@ -235,7 +235,7 @@ def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, An
 
 def floors(panel: Panel, name: str, seed: int) -> dict[str, Any]:
     """Return the line of what a model scores that learned nothing, on the test images of a seed."""
-    scores = {str(size): round(panel.floor(size).score, 4) for size in SIZES[name]}
+    scores = {str(size): round(panel.majority_score(size).score, 4) for size in SIZES[name]}
     return key(name, Arm(FLOOR), seed, "") | {"scores": {"whole": scores}}
 
 

@@ -215,8 +215,8 @@ def test_headings_of_a_table_fit_a_terminal_of_80_columns():
         }
         for name in ("ape", "rope_axial", "rope_mixed")
     ]  # fmt: skip
-    floors = {"field": {"name": "everything background", "scores": {"32": 13, "64": 13}, "errors": {"32": 1, "64": 1}}}
-    (result,) = panel_results(runs, floors)
+    levels = {"field": {"name": "everything background", "scores": {"32": 13, "64": 13}, "errors": {"32": 1, "64": 1}}}
+    (result,) = panel_results(runs, levels)
     console = Console(width=80)
     with console.capture() as printed:
         console.print(score_table(result))

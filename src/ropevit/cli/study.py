@@ -15,13 +15,13 @@ from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.outputs import write_outputs
 from ropevit.study.panels import PANEL_CLASSES
-from ropevit.study.report import FLOOR_MARK, conclusions, format_marked_score, reference_lines
+from ropevit.study.report import MAJORITY_MARK, conclusions, format_marked_score, reference_lines
 from ropevit.study.results import PanelResult, panel_results, read_results
 from ropevit.study.runner import run_study
 
 #: Maximum number of curves shown as columns; more become rows.
 _MAX_COLUMNS = 4
-_FLOOR_NOTE = f"{FLOOR_MARK} not ranked: close to the floor, the score of an untrained model"
+_MAJORITY_NOTE = f"{MAJORITY_MARK} not ranked: close to the majority-class baseline, the score of an untrained model"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -90,10 +90,10 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
         _fill_by_size(table, result, cost)
     else:
         _fill_by_curve(table, result)
-    notes = [table.caption, f"floor: {result.floor.name}" if result.floor else None]
+    notes = [table.caption, f"majority class: {result.majority.name}" if result.majority else None]
     if result.baselines:
         notes.append(f"baselines: with the best at the training size, {position_label(result.baselines[0].embedding)}")
-    notes += [_FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
+    notes += [_MAJORITY_NOTE] * any(result.at_majority(curve, size) for curve in result.curves for size in result.sizes)
     table.caption = "\n".join(filter(None, notes)) or None
     return table
 
@@ -120,8 +120,8 @@ def _fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | N
 
 
 def _score_cells(result: PanelResult, size: int) -> Iterator[Text]:
-    """Yield the scores at a size, the best in bold if it is above the floor."""
-    best = result.ranked(size)[0] if result.above_floor(size) else None
+    """Yield the scores at a size, the best in bold if it is above the majority-class baseline."""
+    best = result.ranked(size)[0] if result.above_majority(size) else None
     for curve in result.curves:
         yield Text(format_marked_score(result, curve, size), style="bold" if curve is best else "")
 

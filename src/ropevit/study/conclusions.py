@@ -1,4 +1,4 @@
-"""Writes the conclusions of a study as sentences, from scores above the floor."""
+"""Writes the conclusions of a study as sentences, from scores above the majority class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,8 @@ NO_CONCLUSION = (
 def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list[str]:
     """Return the conclusions of a study as sentences, from its results alone.
 
-    Models that did not learn, and sizes at which all models are at the floor, are named and excluded from comparisons.
+    Models that did not learn, and sizes at which all score no more than the majority class, are named and excluded
+    from comparisons.
 
     Args:
         results: Panels of the study.
@@ -55,16 +56,16 @@ def _few_images_warning(result: PanelResult, data: Mapping[str, Any]) -> str:
     if result.panel != "zoom" or images >= _MIN_IMAGES:
         return ""
     note = f"zoom: with {images} test images one image is {100 / images:.1f} points"
-    if result.floor is not None:
-        note += f", and a model that learned nothing has {result.floor.scores[size]:.1f} % ({result.floor.name})"
+    if (majority := result.majority) is not None:
+        note += f", and a model that learned nothing has {majority.scores[size]:.1f} % ({majority.name})"
     more = "" if data.get("name") in EMBEDDED else ": use more images"
     return f"{note}; differences of a few points are not meaningful{more}."
 
 
 def _excluded_summary(result: PanelResult) -> str:
-    """Return a sentence about models that did not learn, and sizes at which no other model is above the floor."""
-    floor, size = result.floor, nearest_size(result)
-    if floor is None:
+    """Return a sentence about models that did not learn, and sizes at which no other is above the majority class."""
+    majority, size = result.majority, nearest_size(result)
+    if majority is None:
         return ""
     learned = result.without_unlearned()
     kept = learned.curves if learned else ()
@@ -72,18 +73,19 @@ def _excluded_summary(result: PanelResult) -> str:
     parts = []
     if failed:
         parts.append(f"{join_labels(failed, size)} did not learn: not counted ({size} px shown; more --steps may help)")
-    sizes = [size for size in result.sizes if not learned.above_floor(size)] if learned else []
+    sizes = [size for size in result.sizes if not learned.above_majority(size)] if learned else []
     if sizes:
         listed = ", ".join(str(size) for size in sizes)
-        parts.append(f"at {listed} px no score is above the floor: not counted")
+        parts.append(f"at {listed} px no score is above the majority-class baseline: not counted")
     if not parts:
         return ""
-    return f"{result.panel}: {'; '.join(parts)}. The floor, {floor.name}, gives {floor.scores[size]:.1f} at {size} px."
+    level = f"The majority class, {majority.name}, gives {majority.scores[size]:.1f} at {size} px."
+    return f"{result.panel}: {'; '.join(parts)}. {level}"
 
 
 def _baseline_summary(result: PanelResult) -> str:
     """Compare the best embedding at the largest size with the better baseline, resizing or tiling."""
-    if not result.baselines or not result.above_floor(result.baselines[0].sizes[-1]):
+    if not result.baselines or not result.above_majority(result.baselines[0].sizes[-1]):
         return ""
     size = result.baselines[0].sizes[-1]
     baseline = max((curve for curve in result.baselines if size in curve.sizes), key=lambda curve: curve.mean[-1])

@@ -98,12 +98,12 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, a
 
 
 def _draw_references(axes: Any, result: PanelResult) -> None:
-    """Draw the floor and the baselines of tiling and resizing as dashed lines, with a legend below the plot."""
+    """Draw the baselines (majority class, tiling, resizing) as dashed lines, with a legend below the plot."""
     lines = {}
-    if result.floor is not None:
-        sizes = [size for size in result.sizes if size in result.floor.scores]
-        scores = [result.floor.scores[size] for size in sizes]
-        label = f"floor (a model that learned nothing): {result.floor.name}"
+    if result.majority is not None:
+        sizes = [size for size in result.sizes if size in result.majority.scores]
+        scores = [result.majority.scores[size] for size in sizes]
+        label = f"majority class (a model that learned nothing): {result.majority.name}"
         (lines[label],) = axes.plot(sizes, scores, color=GRAY, linestyle="-.", linewidth=1)
     for baseline, dashes in zip(result.baselines, _DASHES, strict=False):
         known = dict(zip(baseline.sizes, baseline.mean, strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 from ropevit.data.emoji import STUDY_GROUPS
 from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
-from ropevit.study.floor import MIN_SHARE, MIN_STANDARD_ERRORS
+from ropevit.study.majority import MIN_SHARE, MIN_STANDARD_ERRORS
 from ropevit.study.settings import EMBEDDED, PanelSettings
 from ropevit.tasks.common.tuned_scaling import AUTO
 
@@ -28,11 +28,11 @@ _PANEL_TEXT = {
     ),
 }
 
-_FLOOR_TEXT = (
-    "Floor and baseline: the floor is the score of a model that learned nothing: it labels every pixel background "
-    "(field), or always predicts the most frequent class (zoom) or label (far). A score counts if it exceeds the floor "
-    f"by more than {MIN_STANDARD_ERRORS} standard errors over the test images and by at least {MIN_SHARE:.0%} of the "
-    "distance from the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are baselines "
+_MAJORITY_TEXT = (
+    "Baselines: the majority-class baseline is the score of a model that learned nothing: it labels every pixel "
+    "background (field), or always predicts the most frequent class (zoom) or label (far). A score counts if it "
+    f"exceeds it by more than {MIN_STANDARD_ERRORS} standard errors over the test images and by {MIN_SHARE:.0%} of the "
+    "distance from it to 100 % or more; others are excluded from the conclusions. The dashed curves are the baselines "
     "for larger images, with the embedding that is best at the training size: images resized back to the training "
     "size, or split into tiles of that size (field, far)."
 )
@@ -111,7 +111,7 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     if config.train_sizes:
         scaling.append(_TRAIN_SIZES_TEXT.format(sizes=", ".join(map(str, config.train_sizes))))
     tuning = _EMOJI_TUNING_TEXT if config.data == "emoji" else _TUNING_TEXT
-    return [images, f"Compared: {names}.", *scaling, *panels, _FLOOR_TEXT, _FAIRNESS_TEXT, tuning, *own]
+    return [images, f"Compared: {names}.", *scaling, *panels, _MAJORITY_TEXT, _FAIRNESS_TEXT, tuning, *own]
 
 
 def _describe_settings(settings: PanelSettings) -> str:

@@ -21,8 +21,8 @@ _COST_NOTE = (
     "one."
 )
 
-#: Mark of a score at the floor.
-FLOOR_MARK = "°"
+#: Mark of a score at the majority-class baseline.
+MAJORITY_MARK = "°"
 
 
 def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
             "cells": [
                 {
                     "text": format_marked_score(result, curve, size),
-                    "best": best[size] is curve and result.above_floor(size),
+                    "best": best[size] is curve and result.above_majority(size),
                 }
                 for size in result.sizes
             ],
@@ -59,7 +59,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
         "seeds": f"mean ± standard deviation of {count} seeds" if count > 1 else "1 seed",
         "rows": rows,
         "lines": reference_lines(result),
-        "marked": any(FLOOR_MARK in cell["text"] for row in rows for cell in row["cells"]),
+        "marked": any(MAJORITY_MARK in cell["text"] for row in rows for cell in row["cells"]),
         "costs": costs,
         "timed": cost is not None,
         "cost_note": _COST_NOTE.format(**cost, unit="thread" if cost["threads"] == 1 else "threads") if cost else "",
@@ -67,20 +67,20 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
 
 
 def format_marked_score(result: PanelResult, curve: EmbeddingScores, size: int) -> str:
-    """Format a score, with a mark if it is at the floor."""
-    return format_score(curve, size) + FLOOR_MARK * result.at_floor(curve, size)
+    """Format a score, with a mark if it is at the majority-class baseline."""
+    return format_score(curve, size) + MAJORITY_MARK * result.at_majority(curve, size)
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
-    """Return the reference rows of a table: the baselines of tiling and resizing, and the floor."""
+    """Return the reference rows of a table: the baselines of tiling and resizing, and the majority class."""
     lines = []
     for known in result.baselines:
         cells = [format_score(known, size) if size in known.sizes else "" for size in result.sizes]
         lines.append({"label": known.label, "short": f"baseline {known.baseline}", "cells": cells})
-    if result.floor is not None:
-        scores = result.floor.scores
+    if result.majority is not None:
+        scores = result.majority.scores
         cells = [f"{scores[size]:.1f}" if size in scores else "" for size in result.sizes]
-        lines.append({"label": f"floor: {result.floor.name}", "short": "floor", "cells": cells})
+        lines.append({"label": f"majority class: {result.majority.name}", "short": "majority", "cells": cells})
     return lines
 
 
@@ -113,7 +113,7 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
         conclusions=conclusions(results, study["data"]),
         curves=[_curve_image(result) for result in results],
         tables=[score_table(result, costs.get(result.panel)) for result in results],
-        at_floor=FLOOR_MARK,
+        at_majority=MAJORITY_MARK,
         sheets=examples,
         method=method,
         notes=[printable(note) for note in (*data.get("notes", []), *study.get("skipped_files", []))],

@@ -11,7 +11,7 @@ import numpy as np
 from ropevit.files import read_json
 from ropevit.models.positions import position_label
 from ropevit.study.events import describe_training
-from ropevit.study.floor import Floor, read_floor
+from ropevit.study.majority import MajorityBaseline, read_majority_baseline
 from ropevit.study.panels import BASELINE_LABELS, PANEL_CLASSES
 from ropevit.study.stored_runs import stored_baselines
 from ropevit.study.tuning import describe_choices
@@ -95,7 +95,7 @@ class PanelResult:
     train_size: int
     seeds: tuple[int, ...]
     curves: tuple[EmbeddingScores, ...]
-    floor: Floor | None = None
+    majority: MajorityBaseline | None = None
     """Score of a model that learned nothing; None in older results."""
     baselines: tuple[EmbeddingScores, ...] = ()
     """The best embedding at the training size, evaluated at larger sizes by resizing or tiling."""
@@ -116,17 +116,17 @@ class PanelResult:
         curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
         return sorted(curves, key=lambda curve: -curve.mean[column])
 
-    def at_floor(self, curve: EmbeddingScores, size: int) -> bool:
-        """Return whether the mean of a curve at a size is at the floor (see `floor.py`)."""
-        return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.threshold(size))
+    def at_majority(self, curve: EmbeddingScores, size: int) -> bool:
+        """Return whether the mean of a curve at a size is at the majority-class baseline (see `majority.py`)."""
+        return self.majority is not None and bool(curve.mean[curve.sizes.index(size)] < self.majority.threshold(size))
 
-    def above_floor(self, size: int) -> bool:
-        """Return whether the best mean at a size is above the floor."""
-        return not self.at_floor(self.ranked(size)[0], size)
+    def above_majority(self, size: int) -> bool:
+        """Return whether the best mean at a size is above the majority-class baseline."""
+        return not self.at_majority(self.ranked(size)[0], size)
 
     def without_unlearned(self) -> "PanelResult | None":
-        """Exclude curves that are at the floor at every size, whose models did not learn; None if all are."""
-        curves = tuple(curve for curve in self.curves if not all(self.at_floor(curve, size) for size in curve.sizes))
+        """Exclude curves of models that did not learn, at the majority class at every size; None if all are."""
+        curves = tuple(curve for curve in self.curves if not all(self.at_majority(curve, size) for size in curve.sizes))
         return replace(self, curves=curves) if curves else None
 
 
@@ -150,13 +150,13 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def panel_results(
-    runs: Sequence[Mapping[str, Any]], floors: Mapping[str, Mapping[str, Any]] | None = None
+    runs: Sequence[Mapping[str, Any]], majority_baselines: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[PanelResult]:
     """Group finished runs by panel; of an unfinished study, only the seeds that every embedding has are compared.
 
     Args:
         runs: Results of single trainings, as `results.json` lists them.
-        floors: Entry `floors` of `results.json`.
+        majority_baselines: Entry `floors` of `results.json`.
 
     Returns:
         One result per panel, in order; panels without a common seed are omitted.
@@ -181,7 +181,7 @@ def panel_results(
                 train_size=first["train_size"],
                 seeds=tuple(seeds),
                 curves=tuple(curve for rows in chosen for curve in _make_curves(rows)),
-                floor=read_floor((floors or {}).get(panel)),
+                majority=read_majority_baseline((majority_baselines or {}).get(panel)),
             )
             found.append(replace(result, baselines=_make_baselines(result, chosen)))
     return found
@@ -253,7 +253,7 @@ def overall_summary(results: Sequence[PanelResult]) -> str:
 
     "Sure" means at least three seeds, and every seed of the best above every seed of all others.
     """
-    measurements = [(result, size) for result in results for size in result.sizes if result.above_floor(size)]
+    measurements = [(result, size) for result in results for size in result.sizes if result.above_majority(size)]
     at_and_above = [(result, size) for result, size in measurements if size >= result.train_size]
     below = [(result, size) for result, size in measurements if size < result.train_size]
     parts = [f"at the training size and above, {_most_often_best(at_and_above)}"] if at_and_above else []
@@ -300,7 +300,7 @@ def panel_summary(result: PanelResult) -> str:
 
     They agree if there are at least three, and every seed of the best embedding is above every seed of the next.
     """
-    sizes = [size for size in result.sizes if result.above_floor(size)]
+    sizes = [size for size in result.sizes if result.above_majority(size)]
     if len(result.ranked(result.sizes[-1])) == 1:
         return f"{result.panel}: only {result.curves[0].label} has scores that count, so there is nothing to compare."
     nearest = min(sizes, key=lambda size: abs(size - result.train_size))
@@ -362,7 +362,7 @@ def paper_order_summary(result: PanelResult) -> str:
     Empty with fewer than three seeds, where the order may be chance.
     """
     order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
-    larger = [size for size in result.sizes if size > result.train_size and result.above_floor(size)]
+    larger = [size for size in result.sizes if size > result.train_size and result.above_majority(size)]
     if len(order) < 2 or not larger or len(result.seeds) < _MIN_SEEDS:
         return ""
     by_name = {curve.embedding: curve for curve in result.curves if curve.variant == (None, None)}

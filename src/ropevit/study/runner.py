@@ -10,7 +10,7 @@ The directory of a study holds `config.json`, `images.json` (a fingerprint of th
      "failed": [...],            {fields of `Run`, "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
      "skipped_files": [...],     files of the user's that could not be read, with the reason
-     "floors": {...},            for each panel the score of a model that learned nothing (see `floor.py`)
+     "floors": {...},            for each panel the score of a model that learned nothing (see `majority.py`)
      "costs": {...}}             for each panel the time of a step of each embedding (see `cost.py`); {} until complete
 """
 
@@ -38,7 +38,7 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.cost import measure_costs
 from ropevit.study.events import Event, LoadingImages, Report, RunDone, RunFailed
 from ropevit.study.fingerprint import SPLITS, describe_differences, digest, fingerprint
-from ropevit.study.floor import compute_floors
+from ropevit.study.majority import compute_majority_baselines
 from ropevit.study.precision import resolve_precision
 from ropevit.study.results import read_results
 from ropevit.study.settings import EMBEDDED
@@ -93,7 +93,7 @@ def _run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
         "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
         "data": _describe_data(*images),
         "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
-        "floors": compute_floors(config, images),
+        "floors": compute_majority_baselines(config, images),
         "costs": {},
     }
     if not plan.runs:  # without training, keep the entries of the previous call

@@ -1,6 +1,6 @@
 """The panels of a study: one task each, behind one interface."""
 
-from ropevit.study.panels.base import CheckStop, FloorScore, Panel, batches, vit_config
+from ropevit.study.panels.base import CheckStop, MajorityScore, Panel, batches, vit_config
 from ropevit.study.panels.far import FarPanel
 from ropevit.study.panels.field import FieldPanel
 from ropevit.study.panels.pixels import mean_iou, predict_tiles
@@ -16,8 +16,8 @@ __all__ = [
     "CheckStop",
     "FarPanel",
     "FieldPanel",
-    "FloorScore",
     "InferenceMode",
+    "MajorityScore",
     "Panel",
     "ZoomPanel",
     "batches",

@@ -18,7 +18,7 @@ CheckStop = Callable[[], None]
 Transform = Callable[[Tensor], Tensor]
 
 
-class FloorScore(NamedTuple):
+class MajorityScore(NamedTuple):
     """Score of a prediction that ignores the image, in percent."""
 
     score: float
@@ -34,7 +34,7 @@ class Panel(Protocol):
     title: ClassVar[str]
     """Description of a larger image of this panel, in a few words."""
     metric: ClassVar[str]
-    floor_name: ClassVar[str]
+    majority_name: ClassVar[str]
     """The prediction of a model that learned nothing."""
     baselines: ClassVar[tuple[InferenceMode, ...]]
     """Ways to predict a larger image without a position embedding for it; the first is the one to beat."""
@@ -73,7 +73,7 @@ class Panel(Protocol):
         """Compute scores (M,) in percent from counts added up over images, (M, ...)."""
         ...
 
-    def floor(self, size: int) -> FloorScore:
+    def majority_score(self, size: int) -> MajorityScore:
         """Return the score of a model that learned nothing."""
         ...
 

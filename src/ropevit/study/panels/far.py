@@ -13,7 +13,7 @@ from ropevit.data.crops import normalize
 from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT
-from ropevit.study.panels.base import CheckStop, FloorScore, batches
+from ropevit.study.panels.base import CheckStop, MajorityScore, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import predict_pixels
 from ropevit.study.settings import PanelSettings
@@ -34,7 +34,7 @@ class FarPanel(CanvasPanel):
     name: ClassVar[str] = "far"
     title: ClassVar[str] = "longer distance"
     metric: ClassVar[str] = "accuracy on marks (%)"
-    floor_name: ClassVar[str] = "always the most frequent label"
+    majority_name: ClassVar[str] = "always the most frequent label"
 
     def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages):
         least = 2 * settings.canvas.tile
@@ -92,8 +92,8 @@ class FarPanel(CanvasPanel):
             generator = make_generator(self.name, self.test_name, size, part.start)
             yield paint_pairs(self.test, size, part.stop - part.start, canvas, generator, apart=apart)
 
-    def floor(self, size: int) -> FloorScore:
+    def majority_score(self, size: int) -> MajorityScore:
         """Return the score of always predicting the most frequent label of marks."""
         counts = sum(truth[marks].bincount(minlength=len(self.labels)) for _, truth, marks in self.canvases(size))
         share = (counts.max() / counts.sum()).item()  # pyright: ignore[reportAttributeAccessIssue]
-        return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / (2 * self.settings.test_canvases)))
+        return MajorityScore(100 * share, 100 * math.sqrt(share * (1 - share) / (2 * self.settings.test_canvases)))

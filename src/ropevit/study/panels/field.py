@@ -11,7 +11,7 @@ from ropevit.data.canvas import paint_canvases
 from ropevit.data.crops import normalize
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT
-from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches
+from ropevit.study.panels.base import CheckStop, MajorityScore, Transform, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import mean_iou, predict_pixels
 from ropevit.tasks.common.inference_modes import InferenceMode
@@ -28,7 +28,7 @@ class FieldPanel(CanvasPanel):
     name: ClassVar[str] = "field"
     title: ClassVar[str] = "larger field of view"
     metric: ClassVar[str] = "mean IoU (%)"
-    floor_name: ClassVar[str] = "everything background"
+    majority_name: ClassVar[str] = "everything background"
 
     def batch(
         self, seed: int, step: int, size: int | None = None
@@ -78,7 +78,7 @@ class FieldPanel(CanvasPanel):
             generator = make_generator(self.name, self.test_name, size, part.start)
             yield paint_canvases(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
 
-    def floor(self, size: int) -> FloorScore:
+    def majority_score(self, size: int) -> MajorityScore:
         """Return the score of labelling every pixel background, with the jackknife standard error over canvases."""
         num_labels = len(self.labels)
         counts = torch.cat(
@@ -89,7 +89,7 @@ class FieldPanel(CanvasPanel):
         )
         rest = _background_iou(counts.sum(0) - counts) if len(counts) > 1 else _background_iou(counts)
         error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
-        return FloorScore(_background_iou(counts.sum(0, keepdim=True)).item(), error)
+        return MajorityScore(_background_iou(counts.sum(0, keepdim=True)).item(), error)
 
 
 def _background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:

@@ -14,7 +14,7 @@ from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import batch_indices, make_generator
 from ropevit.device import to_device
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
+from ropevit.study.panels.base import CheckStop, MajorityScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
 from ropevit.tasks.common.inference_modes import InferenceMode
 
@@ -33,7 +33,7 @@ class ZoomPanel:
     name: ClassVar[str] = "zoom"
     title: ClassVar[str] = "higher resolution"
     metric: ClassVar[str] = "top-1 accuracy (%)"
-    floor_name: ClassVar[str] = "always the most frequent class"
+    majority_name: ClassVar[str] = "always the most frequent class"
     baselines: ClassVar[tuple[InferenceMode, ...]] = ("resize",)
 
     def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages):
@@ -90,10 +90,10 @@ class ZoomPanel:
         """Compute accuracies."""
         return 100 * counts[:, 0] / counts[:, 1]
 
-    def floor(self, size: int) -> FloorScore:  # noqa: ARG002
+    def majority_score(self, size: int) -> MajorityScore:  # noqa: ARG002
         """Return the score of always predicting the most frequent test class; the same at every size."""
         share = self.test.labels.bincount().max().item() / len(self.test)
-        return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
+        return MajorityScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
 def _subsample(data: LabeledImages, count: int) -> LabeledImages:

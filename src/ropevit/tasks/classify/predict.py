@@ -198,8 +198,8 @@ def top_classes(
             height=height,
             width=width,
             top_classes=tuple(
-                RankedClass(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)
+                RankedClass(name=names[int(i)], probability=p) for i, p in zip(labels, probabilities, strict=True)
             ),
         )
-        for labels, chances in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        for labels, probabilities in zip(found.indices.tolist(), found.values.tolist(), strict=True)
     ]
