@@ -183,7 +183,7 @@ def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*arguments, "--sizes", "32", "--out", "half"])
     assert stop.value.code == 130
-    assert "the same command with --resume goes on" in capsys.readouterr().out
+    assert "the same command with --resume continues" in capsys.readouterr().out
     first = json.loads(Path("half/tuning.json").read_text())["passes"]
     assert len(first) == 1
     main([*arguments, "--sizes", "32", "--out", "half", "--resume"])

@@ -1,9 +1,12 @@
 """Progress bar of commands that evaluate images several times."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ropevit.cli.console import Console, LiveDisplay, TextColumn
-from ropevit.tasks.common.pass_events import Event, PassesStarted, PassSkipped
+from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
+from ropevit.tasks.common.passes import Event, PassesStarted, PassSkipped, Report
 
 
 class PassBars(LiveDisplay):
@@ -32,3 +35,23 @@ class PassBars(LiveDisplay):
                 self.progress.remove_task(self.task)
             self.task, self.text = self.progress.add_task(event.text, total=event.total), event.text
         self.progress.update(self.task, completed=event.done)
+
+
+@contextmanager
+def pass_bars(console: Console, resume: str) -> Iterator[Report]:
+    """Show a progress bar for one pass at a time; on Ctrl-C remove it, and print how to go on.
+
+    Args:
+        console: The console.
+        resume: What the same command with --resume does.
+
+    Yields:
+        A function that displays an event.
+    """
+    with PassBars(console) as bars:
+        try:
+            yield bars.update
+        except KeyboardInterrupt:
+            bars.stop()
+            print_line(console, f"stopped; the same command with --resume {resume}")
+            raise

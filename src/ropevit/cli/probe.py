@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
-from ropevit.cli.pass_bars import PassBars
+from ropevit.cli.pass_bars import pass_bars
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.report import CURVE, table_cells
 from ropevit.tasks.probe.rows import PROBES, ProbeRow
@@ -28,13 +28,8 @@ def probe(config: Annotated[ProbeConfig, tyro.conf.arg(name="")]) -> None:
       ropevit probe --model dinov3_vits16 --checkpoint dinov3_vits16.pth --data my_images --sizes 256,512 --resume
     """
     console = Console()
-    with PassBars(console) as bars:
-        try:
-            result = run_probe(config, bars.update)
-        except KeyboardInterrupt:
-            bars.stop()
-            print_line(console, "stopped; the same command with --resume measures the remaining rows")
-            raise
+    with pass_bars(console, "measures the remaining rows") as report:
+        result = run_probe(config, report)
     print_result(console, result)
 
 

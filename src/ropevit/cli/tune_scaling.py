@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
-from ropevit.cli.pass_bars import PassBars
+from ropevit.cli.pass_bars import pass_bars
 from ropevit.tasks.common.tune_scaling import TuneConfig, TuneResult
 from ropevit.tasks.common.tune_scaling import tune_scaling as tune
 from ropevit.tasks.common.tuned_scaling import AUTO
@@ -31,13 +31,8 @@ def tune_scaling(config: Annotated[TuneConfig, tyro.conf.arg(name="")]) -> None:
       ropevit eval --checkpoint runs/mine --data my_images --sizes 224,384,512 --scaling auto
     """
     console = Console()
-    with PassBars(console) as bars:
-        try:
-            result = tune(config, bars.update)
-        except KeyboardInterrupt:
-            bars.stop()
-            print_line(console, "stopped; the same command with --resume goes on")
-            raise
+    with pass_bars(console, "continues") as report:
+        result = tune(config, report)
     print_result(console, result)
 
 

@@ -25,7 +25,7 @@ from ropevit.tasks.classify.evaluate import (
 from ropevit.tasks.classify.protocol import View
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.pass_record import Codec
+from ropevit.tasks.common.passes import Codec
 from ropevit.tasks.common.scaling_search import NONE, accuracy
 from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
 

@@ -1,14 +1,18 @@
 """Set up a training of any task (processes, data, weights, output directory) and run the engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ropevit.data.identity import identify
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.order import TrainOrder
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
@@ -98,6 +102,34 @@ def with_folder(config: TrainingT) -> TrainingT:
         return config
     out = choose_folder(RUNS / config.recipe.rpartition("/")[2], config.run.resume)
     return replace(config, run=replace(config.run, out=out))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> TrainOrder:
+    """Return the order of the training images, divided over processes and micro-batches.
+
+    Args:
+        config: Config of the training; its batch size is that of a step, over all processes.
+        length: Number of images.
+        accelerator: Accelerator of this process.
+        **more: Other fields of the order, such as `repeats`.
+    """
+    return TrainOrder(
+        length,
+        config.batch_size,
+        config.run.seed,
+        world=accelerator.num_processes,
+        rank=accelerator.process_index,
+        micro_batches=config.run.grad_accum_steps,
+        **more,
+    )
+
+
+def mean_and_std(
+    device: torch.device, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """Return mean and standard deviation of each channel on a device, for pixels from 0 to 1; ImageNet's by default."""
+    first, second = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return first, second
 
 
 def record(config: Training, task: Task) -> tuple[str, ...]:

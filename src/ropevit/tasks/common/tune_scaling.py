@@ -14,8 +14,7 @@ from ropevit.data.subset import ImageSubset, random_subset
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, Report
-from ropevit.tasks.common.pass_record import Codec, PassFormat, PassRecord
+from ropevit.tasks.common.passes import Codec, PassesStarted, PassFormat, PassProgress, PassRecord, Report
 from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint
 from ropevit.tasks.common.scaling_search import (
     Gain,

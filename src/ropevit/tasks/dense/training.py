@@ -1,13 +1,16 @@
 """Base of the training tasks of detectors and segmenters."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from ropevit.data.loading import describe_skipped
 from ropevit.tasks.classify.pixels import initial_pixels
-from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
+from ropevit.tasks.common.training import mean_and_std, train_order
+
+BatchT = TypeVar("BatchT")
 
 
 class DenseTask:
@@ -63,3 +66,19 @@ def make_notify(report: Report, accelerator: Any) -> Callable[[str], None]:
     """Return a function that reports a line as a notice, in the main process only."""
     main_report = report if accelerator.is_main_process else silent
     return lambda line: main_report(Notice(message=line))
+
+
+def count_objects(batches: Iterator[BatchT], parts: int, count: Callable[[BatchT], int]) -> Iterator[BatchT]:
+    """Store in each micro-batch the number of objects of its whole step, by which the losses are divided.
+
+    All micro-batches of a step are read before the first is returned.
+
+    Args:
+        batches: Micro-batches of all steps, in order; named tuples with a field `objects`.
+        parts: Micro-batches per step.
+        count: Counts the objects of a micro-batch.
+    """
+    while step := list(islice(batches, parts)):
+        objects = sum(map(count, step))
+        for batch in step:
+            yield batch._replace(objects=objects)  # pyright: ignore[reportAttributeAccessIssue]

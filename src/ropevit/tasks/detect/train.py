@@ -13,14 +13,13 @@ from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.rng import derive_seed
 from ropevit.extras import require
 from ropevit.painting import Annotation, Tile, paint_annotations
-from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
-from ropevit.tasks.dense.training import DenseTask, make_notify
+from ropevit.tasks.dense.training import DenseTask, count_objects, make_notify
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalize, train_batches

@@ -18,8 +18,7 @@ from ropevit.tasks.classify.evaluate import BATCH
 from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
 from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, PassSkipped, Report
-from ropevit.tasks.common.pass_record import Codec, PassFormat, PassRecord
+from ropevit.tasks.common.passes import Codec, PassesStarted, PassFormat, PassProgress, PassRecord, PassSkipped, Report
 from ropevit.tasks.common.run_dir import task_of_checkpoint
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, Features, Speed

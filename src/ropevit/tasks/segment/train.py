@@ -15,14 +15,13 @@ from ropevit.data.rng import derive_seed
 from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.painting import Tile, classes_in, paint_classes
-from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import Report, silent
 from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
-from ropevit.tasks.dense.training import DenseTask, make_notify
+from ropevit.tasks.dense.training import DenseTask, count_objects, make_notify
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel, pixel_loss
 from ropevit.tasks.segment.batches import Batch, count_masks, normalize, train_batches

@@ -13,7 +13,7 @@ from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.pass_record import Codec
+from ropevit.tasks.common.passes import Codec
 from ropevit.tasks.common.scaling_search import NONE
 from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
 from ropevit.tasks.registry import TASKS

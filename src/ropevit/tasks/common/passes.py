@@ -1,6 +1,7 @@
-"""Output file of a command that evaluates images several times: the result of every pass, so that it can be resumed."""
+"""Commands that evaluate images several times: their progress events, and a file of every pass, to resume from."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,37 @@ from torch import Tensor
 from ropevit.files import read_json, write_json
 from ropevit.locks import is_empty
 from ropevit.tasks.common.run_dir import differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassesStarted:
+    """The passes begin: of which model, over which images."""
+
+    name: str
+    notes: tuple[str, ...]
+    """Further lines for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassProgress:
+    """`done` of `total` images of a pass are evaluated."""
+
+    text: str
+    """Description of the pass."""
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSkipped:
+    """Images of a pass could not be read."""
+
+    names: tuple[str, ...]
+    """Some of them, with the reason."""
+
+
+Event = PassesStarted | PassProgress | PassSkipped
+Report = Callable[[Event], None]
 
 
 class Codec(NamedTuple):
