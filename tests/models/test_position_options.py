@@ -63,7 +63,7 @@ def test_a_dense_backbone_takes_the_options_of_its_body():
 
 def test_labels_name_the_options_and_styles_differ():
     assert split_options("rope_axial:theta=10,rest=0.25") == ("rope_axial", {"theta": 10, "rest": 0.25})
-    assert position_label("rope_axial:theta=10,rest=0.25") == "RoPE-Axial, theta 10, 0.25 at rest"
+    assert position_label("rope_axial:theta=10,rest=0.25") == "RoPE-Axial, theta 10, 0.25 unrotated"
     names = ("rope_axial", "rope_axial_ape", "rope_axial:theta=10", "rope_axial:rest=0.25", "rope_axial_gaussian")
     assert len({position_style(name) for name in names}) == len(names)
 

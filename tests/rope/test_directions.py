@@ -86,7 +86,7 @@ def test_every_direction_of_a_star_has_all_speeds_and_the_frequencies_prefer_non
 
 
 def test_simplex_by_hand():
-    found = simplex_frequencies(14, 1, theta=4.0, **EXACT)  # P = 7: two scales of three waves, and one pair at rest
+    found = simplex_frequencies(14, 1, theta=4.0, **EXACT)  # P = 7: two scales of three waves, and one unrotated pair
     high = math.sqrt(0.75)
     assert_close(found[:, 0, :3], torch.tensor([[1, -0.5, -0.5], [0, high, -high]], **EXACT))
     turn = 2 * math.pi / 3 * 0.6180339887

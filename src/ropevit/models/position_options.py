@@ -92,7 +92,7 @@ def pairs_with_rest(pairs: int, rest: float) -> tuple[int, int, int]:
     Raises:
         ValueError: If it is no whole number of pairs that leaves x and y the same number.
 
-    Source: Black et al. 2022 (arXiv:2204.06745), GPT-NeoX, whose rotary embedding leaves three quarters at rest.
+    Source: Black et al. 2022 (arXiv:2204.06745), GPT-NeoX, whose rotary embedding leaves three quarters unrotated.
     """
     resting = round(rest * pairs)
     if (pairs - resting) % 2 or abs(resting - rest * pairs) > 1e-6 or not 0 < resting < pairs:

@@ -125,11 +125,11 @@ def position_label(position: str) -> str:
     >>> position_label("rope_axial:theta=10")
     'RoPE-Axial, theta 10'
     >>> position_label("rope_axial:rest=0.25")
-    'RoPE-Axial, 0.25 at rest'
+    'RoPE-Axial, 0.25 unrotated'
     """
     name, options = split_options(position) if position.startswith("rope_") else (position, {})
     if options:
-        words = {"theta": "theta {:g}", "rest": "{:.3g} at rest"}
+        words = {"theta": "theta {:g}", "rest": "{:.3g} unrotated"}
         return ", ".join([position_label(name), *(words[key].format(value) for key, value in options.items())])
     found = find_position_embedding(position)
     if found is None or position in _PLAIN_LABELS:
@@ -145,7 +145,7 @@ def position_style(position: str) -> tuple[str, str]:
     """Return color and marker of a position embedding, the same in every plot.
 
     RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style. Another
-    base of the frequencies, as in `rope_axial:theta=10`, has another marker, and so have pairs at rest.
+    base of the frequencies, as in `rope_axial:theta=10`, has another marker, and so have unrotated pairs.
 
     Raises:
         ValueError: If the name is unknown.

@@ -145,20 +145,20 @@ class NTKScaling:
 
 @dataclass(frozen=True)
 class NTKByParts:
-    """NTK by parts: interpolate pairs that make few turns over the trained grid, keep those that make many.
+    """NTK by parts: interpolate pairs that make few rotations over the trained grid, keep those that make many.
 
-    Over a trained grid of w x h tokens a pair makes r turns: the length of (f_x w, f_y h), over 2 pi. It is
-    interpolated fully up to `slow` turns, unchanged from `fast` turns on, and in between becomes
+    Over a trained grid of w x h tokens a pair makes r rotations: the length of (f_x w, f_y h), over 2 pi. It is
+    interpolated fully up to `slow` rotations, unchanged from `fast` rotations on, and in between becomes
     frequency / scale + (frequency - frequency / scale) * (r - slow) / (fast - slow).
 
     Attributes:
-        slow: Turns up to which pairs are interpolated. At half a turn, relative positions of both signs cover the
-            whole circle in training.
-        fast: Turns from which pairs are unchanged. Language models use 1 and 32 on thousands of tokens; on a trained
-            grid of 14 x 14 patches the fastest pair of RoPE-Axial makes 2.2 turns, so 32 would interpolate all pairs.
+        slow: Rotations up to which pairs are interpolated. At half a rotation, relative positions of both signs cover
+            the whole circle in training.
+        fast: Rotations from which pairs are unchanged. Language models use 1 and 32 on thousands of tokens; on a
+            trained grid of 14 x 14 patches the fastest pair of RoPE-Axial makes 2.2, so 32 would interpolate all pairs.
 
-    Source: Peng et al. 2023 (arXiv:2309.00071), YaRN, section 3.2, with turns counted along the pair's direction. The
-    bounds for images are this package's choice.
+    Source: Peng et al. 2023 (arXiv:2309.00071), YaRN, section 3.2, with rotations counted along the pair's direction.
+    The bounds for images are this package's choice.
     """
 
     slow: float = 0.5
@@ -167,7 +167,7 @@ class NTKByParts:
 
     def __post_init__(self):
         if not 0 <= self.slow < self.fast:
-            raise ValueError(f"got slow={self.slow}, fast={self.fast}; expected turns, slow below fast")
+            raise ValueError(f"got slow={self.slow}, fast={self.fast}; expected rotations, slow below fast")
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Scale the frequencies."""
@@ -175,10 +175,10 @@ class NTKByParts:
 
 
 def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: float) -> RotaryInputs:
-    """Interpolate each pair by the number of turns that it makes over the trained grid; see `NTKByParts`."""
+    """Interpolate each pair by the number of rotations that it makes over the trained grid; see `NTKByParts`."""
     frequencies = inputs.frequencies
-    turns = magnitude(frequencies * _expand_axes(grids.trained, frequencies)) / (2 * math.pi)
-    kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
+    rotations = magnitude(frequencies * _expand_axes(grids.trained, frequencies)) / (2 * math.pi)
+    kept = ((rotations - slow) / (fast - slow)).clamp(0, 1)
     change = frequencies / _expand_axes(scale_factors(grids), frequencies) - frequencies
     return inputs._replace(frequencies=frequencies + change * (1 - kept))
 
@@ -188,8 +188,8 @@ class Yarn:
     """YaRN: NTK by parts with an attention factor of (0.1 log s + 1)^2, where s^2 is the growth in tokens.
 
     Attributes:
-        slow: Turns up to which pairs are interpolated.
-        fast: Turns from which pairs are unchanged.
+        slow: Rotations up to which pairs are interpolated.
+        fast: Rotations from which pairs are unchanged.
 
     Source: Peng et al. 2023 (arXiv:2309.00071), YaRN: queries and keys each take 0.1 log s + 1. As VisionYaRN in Lu et
     al. 2024 (arXiv:2402.12376), FiT, for images.

@@ -40,9 +40,9 @@ class Candidate:
     method: str = NONE
     """Method that changes frequencies: none, pi, ntk or parts."""
     slow: float = 0.5
-    """Turns up to which `parts` interpolates."""
+    """Rotations up to which `parts` interpolates."""
     fast: float = 2.0
-    """Turns from which `parts` changes nothing."""
+    """Rotations from which `parts` changes nothing."""
     power: float = 0.0
     """Power of `log`, the attention factor; 0 for none. At one size, any attention factor is some power."""
 
