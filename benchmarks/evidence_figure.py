@@ -103,7 +103,7 @@ def draw_curve(axes: Any, line: Line, curve: dict[int, Sequence[float]]) -> None
     sizes = list(curve)
     axes.plot(sizes, middle, linestyle=line.style, color=color, marker=marker, markersize=5, label=line.label)
     low, high = ([m + sign * h for m, h in zip(middle, half, strict=True)] for sign in (-1, 1))
-    axes.fill_between(sizes, low, high, color=color, alpha=0.1, linewidth=0)
+    axes.fill_between(sizes, low, high, color=color, alpha=0.06, linewidth=0)
 
 
 def main() -> None:
