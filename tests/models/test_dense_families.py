@@ -17,6 +17,7 @@ MODELS = [
     "eva02_base_patch14_224",
     "vit_betwixt_patch16_rope_reg4_gap_256",
     "vit_pe_core_tiny_patch16_384",
+    "vit_pe_spatial_gigantic_patch14_448",
 ]
 #: One map of the tokens themselves, and one for each of the two blocks.
 PLAIN, EACH = PyramidConfig(scales=(1,), channels=None), PyramidConfig(scales=(1, 0.5), channels=None)
@@ -107,6 +108,7 @@ def test_one_graph_serves_all_sizes():
         (MODELS[0], {"prefix_tokens": False}, "got prefix_tokens=False for a body with RopeConvention"),
         (MODELS[0], {"relative_bias": True}, "got relative_bias=True with class token and registers"),
         (MODELS[1], {"final_norm": True}, "got final_norm=True for a body whose norm follows the pooling"),
+        (MODELS[4], {"final_norm": True}, "got final_norm=True for a body that has no final norm"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -19,8 +19,10 @@ from weights.families import fill, our_model
 MODELS = {
     "DINOv3": "vit_small_plus_patch16_dinov3_qkvb",
     "EVA-02": "eva02_base_patch14_224",
+    "EVA-02 CLIP": "eva02_base_patch16_clip_224",
     "timm's ViTs with rotation": "vit_betwixt_patch16_rope_reg4_gap_256",
     "Perception Encoder core": "vit_pe_core_tiny_patch16_384",
+    "Perception Encoder lang, spatial": "vit_pe_spatial_gigantic_patch14_448",
 }
 PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
 

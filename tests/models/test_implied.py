@@ -11,7 +11,7 @@ from ropevit.models.vit.implied import IMPLIED, KEY_HINTS, family_of, implied_fi
 from ropevit.rope import ROPE_FAMILIES
 
 #: Start of a name -> family; all others are of the paper.
-STARTS = {"eva02_": "eva02", "vit_pe_core_": "pe"}
+STARTS = {"eva02_": "eva02", "vit_pe_": "pe"}
 NAMES = [name for variant in FAMILY_VARIANTS.values() for name in variant.names.values()]
 
 

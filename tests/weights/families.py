@@ -41,8 +41,14 @@ def timm_model(name: str, **options) -> nn.Module:
     return fill(timm.create_model(name, **TIMM_SMALL, **options))
 
 
-EVA02 = ["eva02_small_patch14_336", "eva02_base_patch14_224"]
-PE = ["vit_pe_core_tiny_patch16_384", "vit_pe_core_gigantic_patch14_448"]
+EVA02 = ["eva02_small_patch14_336", "eva02_base_patch14_224", "eva02_base_patch16_clip_224"]
+PE = [
+    "vit_pe_core_tiny_patch16_384",
+    "vit_pe_core_gigantic_patch14_448",
+    "vit_pe_lang_large_patch14_448",
+    "vit_pe_spatial_tiny_patch16_512",
+    "vit_pe_spatial_gigantic_patch14_448",
+]
 TIMM_ROPE = ["vit_mediumd_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"]
 
 

@@ -172,6 +172,28 @@ def test_heads_of_attention_pooling_divide_the_width():
         our_model(PE[0], pool_heads=7)
 
 
+def test_a_pooled_norm_needs_a_final_one():
+    with pytest.raises(ValueError, match="got pooled_norm=True without a final norm; leave out final_norm=False"):
+        our_model(EVA02[0], final_norm=False)
+
+
+@torch.no_grad()
+def test_a_model_without_a_final_norm_takes_a_head_and_has_no_norm_in_its_maps():
+    ours, images = our_model(PE[-1]), torch.randn(1, 3, 24, 16)
+    plain, normed = (ours.forward_intermediates(images, [-1], norm=norm)[0] for norm in (False, True))
+    assert torch.equal(plain, normed)
+    ours.reset_classifier(7)
+    assert ours(images).shape == (1, 7)
+    torch.testing.assert_close(ours(images), ours.head(plain.flatten(2).mean(2)))
+
+
+def test_timms_layout_does_not_hold_another_pooling_of_these_models(tmp_path):
+    for name, pooling in ((EVA02[2], "avg"), (PE[3], "token")):
+        file = save_model(tmp_path / f"{name}.safetensors", our_model(name, pooling=pooling))
+        with pytest.raises(WeightsError, match=f"has pooling={pooling}, which the timm layout cannot store"):
+            convert(file, tmp_path / "timm.safetensors", "timm")
+
+
 def test_an_embedding_of_prefix_tokens_needs_an_absolute_one():
     with pytest.raises(
         ValueError, match="got embed_prefix=True for rope_axial; expected an absolute embedding and prefix tokens"

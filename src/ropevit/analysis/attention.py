@@ -310,7 +310,7 @@ def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
     config, (window, _) = model.config, model.config.at_size(size, trained).attention_grid
     larger = build_model(replace(config, window_size=window, trained_grid=config.trained_grid or config.attention_grid))
     load_weights(larger, model.state_dict())
-    return larger.to(model.norm.weight)
+    return larger.to(next(model.parameters()))
 
 
 def add_label(title: str, label: str) -> str:

@@ -15,7 +15,7 @@ def convert(
     source: Annotated[str, tyro.conf.Positional],
     destination: Annotated[Path, tyro.conf.Positional],
     /,
-    to: Literal["published", "timm", "ropevit", "dinov3", "transformers", "detrex"] = "ropevit",
+    to: Literal["published", "timm", "ropevit", "dinov3", "transformers", "eva02", "pe", "detrex"] = "ropevit",
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     overwrite: bool = False,
     ema: bool = False,
@@ -31,7 +31,8 @@ def convert(
         source: A checkpoint file (.pth .bin .safetensors), a hub id, or the directory of a training (its best weights)
             or of a run of a study.
         destination: Output file; its suffix (.safetensors, .pth, .bin) decides the file format.
-        to: Layout of the output; dinov3 (its authors' names) and transformers are for DINOv3.
+        to: Layout of the output; dinov3 (its authors' names) and transformers are for DINOv3, eva02 and pe
+            (their authors' names) for EVA-02 and Perception Encoder.
         model: Name of the model, or a variant such as deit_small, if it cannot be inferred from the file.
         overwrite: Replace an existing file.
         ema: Convert the EMA weights.

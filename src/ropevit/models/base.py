@@ -35,14 +35,14 @@ _NO_WEIGHT_DECAY = (
 
 
 class BaseModel(nn.Module, Generic[ConfigT]):
-    """Base class of the models: a body that ends in `norm`, and a classification `head`."""
+    """Base class of the models: a body that ends in `norm` (the identity if it has none), and a `head`."""
 
     block_class: ClassVar[type[nn.Module]]
     """Class of the blocks that FSDP shards as one unit."""
 
     config: ConfigT
     patch_embed: Any
-    norm: nn.LayerNorm
+    norm: nn.Module
     head: nn.Module
     grad_checkpointing: bool
 

@@ -1,7 +1,6 @@
-"""Layers of a vision transformer: attention with RoPE, MLP, stochastic depth, block, patch embedding."""
+"""Layers of a vision transformer: attention with RoPE, stochastic depth, block, patch embedding."""
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 
 from ropevit.kernels import rotate_qkv
+from ropevit.models.mlp import MLPS
 from ropevit.models.packed import SequenceIds, zero_nonfinite_tokens
 from ropevit.models.window_partition import WindowPartition, attend_in_windows
 from ropevit.rope import DistanceBias, LearnedRope
@@ -29,6 +29,7 @@ class Attention(nn.Module):
         rope: This layer's own learned frequencies, or None where the model passes fixed ones for all layers.
         qkv_bias: Whether the projection to queries, keys and values has a bias.
         key_bias: Whether that of the keys is used.
+        norm_eps: Epsilon of a norm of what all heads give, before the output projection; None for no norm.
     """
 
     backend = "auto"
@@ -45,11 +46,13 @@ class Attention(nn.Module):
         *,
         qkv_bias: bool = True,
         key_bias: bool = True,
+        norm_eps: float | None = None,
     ):
         super().__init__()
         self.heads = heads
         linear = nn.Linear if key_bias or not qkv_bias else LinearWithoutKeyBias
         self.qkv = linear(width, 3 * width, bias=qkv_bias)
+        self.norm = None if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
         self.proj = nn.Linear(width, width)
         self.rope = rope
         self.relative: nn.Module | None = None
@@ -93,7 +96,8 @@ class Attention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
         else:
             x = self.distance(patch_positions, num_prefix_tokens, qkv=(q, k, v), patches=patches, mask=mask)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        x = x.transpose(1, 2).flatten(2)
+        return self.proj(x if self.norm is None else self.norm(x))
 
 
 def layer_frequencies(
@@ -188,55 +192,6 @@ class LinearWithoutKeyBias(nn.Linear):
         return F.linear(input, self.weight, torch.cat([q, torch.zeros_like(k), v]))
 
 
-class SwiGlu(nn.Module):
-    """MLP with a gate: the SiLU of one half of the hidden channels times the other.
-
-    Args:
-        width: Channels in and out, C.
-        hidden: Hidden channels, each of which has a gate.
-        norm_eps: Epsilon of a norm of the hidden channels; None for no norm.
-
-    Source: Shazeer 2020 (arXiv:2002.05202), SwiGLU.
-    """
-
-    def __init__(self, width: int, hidden: int, norm_eps: float | None = None):
-        super().__init__()
-        self.fc1 = nn.Linear(width, 2 * hidden)  # gates first
-        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-        """Apply the MLP to each token."""
-        gate, value = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(self.norm(F.silu(gate) * value))
-
-
-class Mlp(nn.Module):
-    """MLP: two linear layers with a GELU between them.
-
-    Args:
-        width: Channels in and out, C.
-        hidden: Hidden channels.
-    """
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-        """Apply the MLP to each token."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-#: Kinds of MLP: name in a config -> module, of width, hidden channels and the epsilon of the norms.
-MLPS: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "gelu": lambda width, hidden, _: Mlp(width, hidden),
-    "swiglu": lambda width, hidden, _: SwiGlu(width, hidden),
-    "swiglu_norm": SwiGlu,
-}
-
-
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch for some of the images in training, and scale the others up.
 
@@ -282,6 +237,7 @@ class Block(nn.Module):
         rope: This layer's own learned frequencies, if any.
         mlp: Kind of MLP, a name of `MLPS`.
         norm_eps: Epsilon of the norms.
+        attn_norm: Apply a norm to what all heads give, before the output projection.
         biases: Options `qkv_bias` and `key_bias` of the attention.
 
     Source: Touvron et al. 2022 (arXiv:2204.07118), DeiT III; LayerScale from arXiv:2103.17239.
@@ -298,11 +254,12 @@ class Block(nn.Module):
         *,
         mlp: str = "gelu",
         norm_eps: float = 1e-6,
+        attn_norm: bool = False,
         **biases: bool,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
-        self.attn = Attention(width, heads, rope, **biases)
+        self.attn = Attention(width, heads, rope, norm_eps=norm_eps if attn_norm else None, **biases)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = MLPS[mlp](width, int(width * mlp_ratio), norm_eps)
         self.layer_scale = layer_scale

@@ -30,6 +30,10 @@ class KeyPattern(NamedTuple):
     """Offset of the layer index in theirs: theirs = ours + offset."""
     unsqueezed: bool = False
     """Whether theirs has one more axis in front, of length 1."""
+    squeezed: int = 0
+    """Number of axes in front, of length 1, that theirs lacks."""
+    transposed: bool = False
+    """Whether theirs is the transposed matrix."""
 
 
 class JoinedPattern(NamedTuple):
@@ -41,16 +45,28 @@ class JoinedPattern(NamedTuple):
 
 
 class SplitPattern(NamedTuple):
-    """Two weights of ours that are one in another layout, joined along axis 1."""
+    """Two weights of ours that are one in another layout, joined along an axis."""
 
     ours: tuple[str, str]
     theirs: str
     split_at: int
-    """Length of our first weight along axis 1."""
+    """Length of our first weight along the axis."""
+    axis: int = 1
+    """The axis, of ours."""
+    squeezed: bool = False
+    """Whether theirs lacks the axis in front, of length 1."""
+
+
+class ZeroPattern(NamedTuple):
+    """A weight of ours that another layout does not store, as it is zero: a bias beside a weight."""
+
+    ours: str
+    beside: str
+    """Our key of the weight, whose dtype and length of axis 0 the bias has."""
 
 
 #: How keys of one layout map to ours.
-KeyMapping = KeyPattern | JoinedPattern | SplitPattern
+KeyMapping = KeyPattern | JoinedPattern | SplitPattern | ZeroPattern
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,8 @@ class StateDictAdapter:
     """Whether other layouts order the channels of queries and keys otherwise than ours, for a config."""
     reorder: Callable[[str, Tensor, Any, bool], Tensor] | None = None
     """Reorders the channels of a weight, by its name in ours, from the order of other layouts to ours, or back."""
+    prefix: Callable[[Any, str], str] = lambda config, layout: ""  # noqa: ARG005
+    """Prefix of all keys in a layout, when a file is written, for a config."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Names of published models in other libraries: theirs -> ours."""
 

@@ -30,6 +30,8 @@ _CONTAINERS = {
     "timm": (".safetensors", ".bin", ".pth"),
     "dinov3": (".pth", ".safetensors"),
     "transformers": (".safetensors", ".bin"),
+    "eva02": (".pt", ".pth", ".safetensors"),
+    "pe": (".pt", ".pth", ".safetensors"),
 }
 
 
@@ -76,7 +78,8 @@ def convert(
         source: Path, hub id, published model name, or state dict.
         destination: New file. The suffix decides the container: .safetensors, or .bin and .pth for PyTorch's own
             (with the weights under `model` in the published layout).
-        to: "published", "timm" or "ropevit"; "dinov3" (its authors' names) or "transformers" for a DINOv3.
+        to: "published", "timm" or "ropevit"; "dinov3" (its authors' names) or "transformers" for a DINOv3; "eva02" or
+            "pe" (their authors' names) for an EVA-02 or a Perception Encoder.
         model: Name or config of the model, if the file has no config and its name and shapes do not determine it.
         overwrite: Replace an existing file.
         ema: Convert the EMA weights that a training script stored beside the weights.
@@ -101,7 +104,13 @@ def convert(
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
     else:
         metadata = pixels_of_weights(config, parsed)
-    theirs = from_ours(state, to, config) | (_derived_tables(config) if to in ("published", "dinov3") else {})
+    try:
+        theirs = from_ours(state, to, config)
+    except WeightsError as error:
+        raise WeightsError(f"{parsed.source} holds {error}") from error
+    theirs |= _derived_tables(config) if to in ("published", "dinov3", "eva02") else {}
+    prefix = ARCHITECTURES[architecture(config)].weights.prefix(config, to)
+    theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)
 
@@ -155,8 +164,8 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
     if inferred.unnamed_family:
         raise WeightsError(
-            f"{source} has no class token, or no biases of queries, keys and values in one: other families than the "
-            "published models have such weights, and these do not tell which; name the model "
+            f"{source} holds weights of another family than the published models (by its names, or without class token "
+            "or biases of queries, keys and values in one), and these do not tell which; name the model "
             "(--model NAME, or model=CONFIG in Python)"
         )
     positions = [name for name in inferred.positions if name != "none"]  # never published

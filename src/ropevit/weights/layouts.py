@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
-from ropevit.models.state_dict import JoinedPattern, KeyMapping, KeyPattern, SplitPattern, match_keys
+from ropevit.models.state_dict import JoinedPattern, KeyMapping, KeyPattern, SplitPattern, ZeroPattern, match_keys
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
@@ -46,6 +46,9 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
             continue
         if isinstance(row, SplitPattern):
             _split(row, ours)
+            continue
+        if isinstance(row, ZeroPattern):
+            _add_zeros(row, ours)
             continue
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
@@ -90,8 +93,35 @@ def _join(row: JoinedPattern, state: dict[str, Tensor]) -> None:
 def _split(row: SplitPattern, state: dict[str, Tensor]) -> None:
     """Divide one weight into our two, in place; one of an impossible shape is left to later checks."""
     whole = state.get(row.theirs)
-    if whole is not None and whole.ndim > 1 and whole.shape[1] > row.split_at:
-        state |= dict(zip(row.ours, whole.tensor_split([row.split_at], dim=1), strict=True))
+    whole = whole if whole is None or not row.squeezed else whole[None]
+    if whole is not None and whole.ndim > row.axis and whole.shape[row.axis] > row.split_at:
+        del state[row.theirs]
+        state |= dict(zip(row.ours, whole.tensor_split([row.split_at], dim=row.axis), strict=True))
+
+
+def _unsplit(row: SplitPattern, state: dict[str, Tensor]) -> None:
+    """Join two weights of ours to one of another layout, in place."""
+    if all(name in state for name in row.ours):
+        whole = torch.cat([state.pop(name) for name in row.ours], dim=row.axis)
+        state[row.theirs] = whole[0] if row.squeezed else whole
+
+
+def _add_zeros(row: ZeroPattern, state: dict[str, Tensor]) -> None:
+    """Add a bias of zeros, in place, beside its weight."""
+    if row.beside in state and row.ours not in state:
+        state[row.ours] = state[row.beside].new_zeros(state[row.beside].shape[0])
+
+
+def _drop_zeros(row: ZeroPattern, layout: str, state: dict[str, Tensor]) -> None:
+    """Remove a bias of zeros, in place.
+
+    Raises:
+        WeightsError: If it is not zero.
+    """
+    if row.ours in state and state.pop(row.ours).any():
+        raise WeightsError(
+            f"a {row.ours} other than 0, which the {layout} layout cannot store; keep the ropevit layout"
+        )
 
 
 def _separate(row: JoinedPattern, state: dict[str, Tensor]) -> None:
@@ -126,11 +156,19 @@ def _convert(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: i
         tensor = tensor.unflatten(-1, (heads, -1))
     if row.unsqueezed and tensor.ndim and tensor.shape[0] == 1:
         tensor = tensor[0]
+    tensor = tensor[(None,) * row.squeezed]
+    tensor = tensor.T if row.transposed and tensor.ndim == 2 else tensor
     if row.ours.count("{}") == len(numbers):
         return {row.ours.format(*numbers): tensor}
     if tensor.ndim < 2 or tensor.shape[1] > _MOST_LAYERS:
         return {row.theirs: tensor}
     return {row.ours.format(*numbers, layer): part for layer, part in enumerate(tensor.unbind(1))}
+
+
+def _convert_back(row: KeyPattern, tensor: Tensor) -> Tensor:
+    """Convert one weight to the shape of another layout."""
+    tensor = tensor.T if row.transposed else tensor
+    return tensor[None] if row.unsqueezed else tensor[(0,) * row.squeezed]
 
 
 def _extra_reason(key: str) -> str | None:
@@ -142,24 +180,31 @@ def _extra_reason(key: str) -> str | None:
 
 
 def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[str, Tensor]:
-    """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
+    """Convert weights from the ropevit layout to another, bit for bit; without its derived tables and prefix.
+
+    Raises:
+        WeightsError: If the layout cannot store a weight.
+    """
     theirs = dict(state) if layout == "ropevit" else _reordered(state, layout, config, back=True)
     for row in _mappings_of(config, layout):
         if isinstance(row, JoinedPattern):
             _separate(row, theirs)
-            continue
-        if isinstance(row, SplitPattern):
-            if all(name in theirs for name in row.ours):
-                theirs[row.theirs] = torch.cat([theirs.pop(name) for name in row.ours], dim=1)
-            continue
-        found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]
-        if not found:
-            continue
-        if row.ours.count("{}") == row.theirs.count("{}"):
-            theirs |= {
-                row.theirs.format(*numbers): tensor[None] if row.unsqueezed else tensor for numbers, tensor in found
-            }
-            continue
-        stacked = torch.stack([tensor for _, tensor in found], dim=1)
-        theirs[row.theirs] = stacked.flatten(-2) if row.flat else stacked
+        elif isinstance(row, SplitPattern):
+            _unsplit(row, theirs)
+        elif isinstance(row, ZeroPattern):
+            _drop_zeros(row, layout, theirs)
+        else:
+            _rename_back(row, theirs)
     return theirs
+
+
+def _rename_back(row: KeyPattern, state: dict[str, Tensor]) -> None:
+    """Rename and reshape weights of ours to those of another layout, in place; stacked ones are joined."""
+    found = [(numbers, state.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, state)]
+    if not found:
+        return
+    if row.ours.count("{}") == row.theirs.count("{}"):
+        state |= {row.theirs.format(*numbers): _convert_back(row, tensor) for numbers, tensor in found}
+        return
+    stacked = torch.stack([tensor for _, tensor in found], dim=1)
+    state[row.theirs] = stacked.flatten(-2) if row.flat else stacked

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
-from ropevit.models.state_dict import InferredModel, JoinedPattern, KeyMapping, SplitPattern, match_keys
+from ropevit.models.state_dict import InferredModel, JoinedPattern, KeyMapping, KeyPattern, match_keys
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.file_config import build_without_memory, check_matches_config
 from ropevit.weights.infer import infer_model
@@ -33,6 +33,9 @@ TRAINING = (
 
 #: Prefixes of all names from wrappers: DistributedDataParallel, Lightning, transformers, and modules around a model.
 _PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
+
+#: Prefixes of the image tower in files of CLIP models: of open_clip with a model of timm, and of others.
+_TOWERS = ("visual.trunk.", "visual.")
 
 #: Maximum depth of nested wrappers.
 MAX_DEPTH = 10
@@ -61,7 +64,8 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
         chosen = next((key for key in order if isinstance(entries.get(key), Mapping)), None)
         if chosen is None:
             _check_stored(entries, checkpoint.source)
-            return _strip_prefixes(entries, checkpoint.source), dropped
+            image, text = _image_tower(_strip_prefixes(entries, checkpoint.source))
+            return image, dropped | text
         dropped |= {
             key: _wrapper_reason(key, value, chosen, checkpoint.source)
             for key, value in entries.items()
@@ -125,6 +129,13 @@ def _strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
     while prefix := _common_prefix(plain):
         plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
+
+
+def _image_tower(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Divide the weights of a CLIP model into those of the image tower, without their prefix, and the other names."""
+    prefix = next((prefix for prefix in _TOWERS if any(key.startswith(prefix) for key in entries)), "")
+    image = {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
+    return image, {key: "of a CLIP model beside the image tower" for key in entries if not key.startswith(prefix)}
 
 
 def _common_prefix(entries: Mapping[str, Any]) -> str | None:
@@ -210,7 +221,7 @@ def _has_layout(row: KeyMapping, state: Mapping[str, Any]) -> bool:
     if isinstance(row, JoinedPattern):
         stored = [part for part in row.theirs if part is not None]
         return all(match_keys(part, state) for part in stored) and not match_keys(row.ours, state)
-    if isinstance(row, SplitPattern):
+    if not isinstance(row, KeyPattern):
         return False
     found = match_keys(row.theirs, state)
     if row.index_offset:  # both layouts use the name; in the other one, the first layer has no such weight

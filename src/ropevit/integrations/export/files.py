@@ -168,7 +168,7 @@ class ExportJob:
             format=self.format,
             size=self.path.stat().st_size,
             inputs={"images": ("batch", self.config.in_channels, *(self.size or ("height", "width")))},
-            outputs={self.output: ("batch", self.config.num_classes or self.model.norm.weight.shape[0])},
+            outputs={self.output: ("batch", self.config.num_classes or self.config.num_features)},
             multiple=self.config.multiple,
             differences=differences,
             **fields,

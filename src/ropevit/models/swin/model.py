@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from ropevit.arithmetic import ceil_div
 from ropevit.kernels.windows import pad_or_crop, window_shift
 from ropevit.models.base import BaseModel
-from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
+from ropevit.models.layers import DropPath, init_linear, resize_embedding
+from ropevit.models.mlp import Mlp
 from ropevit.models.packed import embed_images
 from ropevit.models.rotary import apply_scaling, make_block_rope, make_distance_bias, make_shared_rope
 from ropevit.models.sizes import check_floats

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ropevit.models.config import ModelConfig
-from ropevit.models.layers import MLPS
+from ropevit.models.mlp import MLPS
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
 from ropevit.models.sizes import check_frames, check_size
@@ -33,6 +33,8 @@ class ViTConfig(ModelConfig):
         "embed_prefix",
         "pre_norm",
         "pool_heads",
+        "attn_norm",
+        "final_norm",
     )
     dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
@@ -78,6 +80,10 @@ class ViTConfig(ModelConfig):
     """Beside the absolute embedding of the patches, learn one of the class and register tokens."""
     pre_norm: bool = False
     """Apply a norm to all tokens before the blocks; the projection of the patches then has no bias."""
+    attn_norm: bool = False
+    """Apply a norm to what all heads of an attention layer give, before its output projection."""
+    final_norm: bool = True
+    """Whether there is a final norm, after the blocks or after the pooling."""
     pool_heads: int = 8
     """Number of heads of attention pooling."""
     mask_token: bool = False
@@ -96,6 +102,8 @@ class ViTConfig(ModelConfig):
             )
         if self.pooling == "map" and (self.pool_heads < 1 or self.width % self.pool_heads):
             raise ValueError(f"got pool_heads={self.pool_heads}; expected a divisor of the width {self.width}")
+        if self.pooled_norm and not self.final_norm:
+            raise ValueError("got pooled_norm=True without a final norm; leave out final_norm=False")
         if not (self.qkv_bias or self.key_bias):
             raise ValueError("got qkv_bias=False, key_bias=False; without biases leave key_bias out")
         if self.pooling == "token" and not self.class_token:
@@ -147,6 +155,11 @@ class ViTConfig(ModelConfig):
                 f"got a rope_convention for {self.position} with frames={self.frames}, pairs={self.pairs}; it is for "
                 "rope_axial and rope_axial_ape on images, with equally many pairs for x and y: leave it out"
             )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of class and register tokens, which precede the patches."""
+        return int(self.class_token) + self.num_registers
 
     @property
     def is_foreign(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -78,8 +78,9 @@ class DenseViTConfig:
 
     def check_family(self) -> None:
         """Raise ValueError for options that prefix tokens, or the conventions of other authors, do not go with."""
-        if self.final_norm and self.body.pooled_norm:
-            raise ValueError("got final_norm=True for a body whose norm follows the pooling; leave it out")
+        if self.final_norm and (self.body.pooled_norm or not self.body.final_norm):
+            why = "whose norm follows the pooling" if self.body.pooled_norm else "that has no final norm"
+            raise ValueError(f"got final_norm=True for a body {why}; leave it out")
         if self.body.is_foreign and self.prefix_tokens is False:
             raise ValueError(
                 f"got prefix_tokens=False for a body with {self.body.rope_convention}, whose patches were trained "
@@ -103,7 +104,8 @@ class DenseViTConfig:
     @property
     def normalizes(self) -> bool:
         """Whether the tokens pass the final norm of the classifier."""
-        return self.body.is_foreign and not self.body.pooled_norm if self.final_norm is None else self.final_norm
+        after_blocks = self.body.final_norm and not self.body.pooled_norm
+        return self.body.is_foreign and after_blocks if self.final_norm is None else self.final_norm
 
     def check_out_indices(self) -> None:
         """Raise ValueError unless the output blocks match the pyramid's levels and end with the last block."""

@@ -15,9 +15,9 @@ _INCEPTION = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _SATELLITE = {"sat493m": Preprocessing((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))}
 
 
-def _weights(position: str, tag: str, license_name: str) -> dict[str, Any]:
-    """Return where the weights of a variant are: timm's copies on the hub, which its authors license."""
-    return {"published": (position,), "hub": "timm", "tag": tag, "license": license_name}
+def _weights(position: str, tag: str, license_name: str, hub: str = "timm") -> dict[str, Any]:
+    """Return where the weights of a variant are: copies in timm's layout on the hub, which its authors license."""
+    return {"published": (position,), "hub": hub, "tag": tag, "license": license_name}
 
 
 #: timm's size -> (authors' name, width, depth, heads, hidden channels of the MLP over the width, kind of MLP, whether
@@ -75,6 +75,13 @@ _EVA02_SIZES = {
 #: Image size -> tag of the weights: pre-trained, or fine-tuned for ImageNet-1k.
 _EVA02_TAGS = {224: "mim_in22k", 336: "mim_in22k_ft_in1k", 448: "mim_in22k_ft_in22k_in1k"}
 
+#: timm's name -> (width, depth, heads), patch, image size, channels of the image embedding, crop ratio.
+_EVA02_CLIP_SIZES = {
+    "base_patch16_clip_224": ((768, 12, 12), 16, 224, 512, 0.9),
+    "large_patch14_clip_224": ((1024, 24, 16), 14, 224, 768, 0.9),
+    "large_patch14_clip_336": ((1024, 24, 16), 14, 336, 768, 1.0),
+}
+
 #: timm's size -> (width, depth, heads, register tokens, whether queries and values have biases), and its pixels.
 _TIMM_ROPE_SIZES = {
     "medium": ((512, 12, 8, 1, True), _INCEPTION),
@@ -108,6 +115,25 @@ def _eva02_variants() -> dict[str, Variant]:
                 preprocessing=preprocessing,
                 other_preprocessing={"mim_in22k_ft_in1k": whole, "mim_m38m_ft_in1k": whole},
             )
+    return variants
+
+
+def _eva02_clip_variants() -> dict[str, Variant]:
+    """Return the variants of EVA-02's CLIP towers, whose head gives the image embedding."""
+    variants = {}
+    for size, ((width, depth, heads), patch, side, channels, crop) in _EVA02_CLIP_SIZES.items():
+        found = ROPE_FAMILIES["eva02"]
+        fields = {"width": width, "depth": depth, "heads": heads, "patch_size": patch, "img_size": (side, side)}
+        fields |= {"mlp": "swiglu_norm", "mlp_ratio": 8 / 3, "layer_scale": None, "num_classes": channels}
+        fields |= {"embed_prefix": True, "attn_norm": True, "key_bias": False}
+        fields |= {"rope_convention": found.convention, "rope_theta": found.theta}
+        variants[f"eva02_{size.replace(f'_patch{patch}', '')}"] = Variant(
+            fields=fields,
+            names={"rope_axial_ape": f"eva02_{size}"},
+            original="rope_axial_ape",
+            **_weights("rope_axial_ape", "merged2b", "mit"),
+            preprocessing=_CLIP._replace(crop=crop),
+        )
     return variants
 
 
@@ -145,28 +171,100 @@ _PE_CORE_SIZES = {
 }
 
 
-def _pe_core_variants() -> dict[str, Variant]:
-    """Return the variants of Perception Encoder core, whose head gives the image embedding; G has no class token."""
+#: Kind -> size -> (width, depth, heads, hidden channels over the width), patch, image size, whether it has LayerScale.
+_PE_OTHER_SIZES = {
+    "lang": {
+        "large": ((1024, 23, 16, 4.0), 14, 448, True),
+        "gigantic": ((1536, 47, 16, 8960 / 1536), 14, 448, True),
+    },
+    "spatial": {
+        "tiny": ((192, 12, 3, 4.0), 16, 512, False),
+        "small": ((384, 12, 6, 4.0), 16, 512, False),
+        "base": ((768, 12, 12, 4.0), 16, 512, False),
+        "large": ((1024, 24, 16, 4.0), 14, 448, False),
+        "gigantic": ((1536, 50, 16, 8960 / 1536), 14, 448, True),
+    },
+}
+
+
+def _pe_variants() -> dict[str, Variant]:
+    """Return the variants of Perception Encoder: core, whose head gives the image embedding; lang and spatial."""
     variants = {}
-    for size, ((width, depth, heads, mlp_ratio), patch, side, channels) in _PE_CORE_SIZES.items():
-        has_class = size != "gigantic"
-        fields = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "patch_size": patch}
-        fields |= {"img_size": (side, side), "num_classes": channels, "norm_eps": 1e-5, "layer_scale": None}
-        fields |= {"class_token": has_class, "embed_prefix": has_class, "pre_norm": True, "pooling": "map"}
-        grid, offset = (side // patch, side // patch), 1.0 if has_class else 0.0
-        convention = replace(ROPE_FAMILIES["pe"].convention, reference_grid=grid, offset=offset)
-        fields |= {"rope_convention": convention, "rope_theta": ROPE_FAMILIES["pe"].theta}
-        name = f"vit_pe_core_{size}_patch{patch}_{side}"
-        variants[f"pe_core_{size}"] = Variant(
-            fields=fields,
-            names={"rope_axial_ape": name},
-            original="rope_axial_ape",
-            **_weights("rope_axial_ape", "fb", "apache-2.0"),
-            preprocessing=_INCEPTION,
-        )
+    for size, (shape, patch, side, channels) in _PE_CORE_SIZES.items():
+        fields = {"pooling": "map", "num_classes": channels, "layer_scale": None}
+        variants[f"pe_core_{size}"] = _pe_variant("core", size, patch, side, shape, fields)
+    for kind, sizes in _PE_OTHER_SIZES.items():
+        for size, (shape, patch, side, scaled) in sizes.items():
+            fields = {"pooling": "avg", "final_norm": False, "num_classes": 0, "layer_scale": 0.1 if scaled else None}
+            variants[f"pe_{kind}_{size}"] = _pe_variant(kind, size, patch, side, shape, fields)
     return variants
 
 
+def _pe_variant(
+    kind: str, size: str, patch: int, side: int, shape: tuple[int, int, int, float], others: dict[str, Any]
+) -> Variant:
+    """Return a variant of Perception Encoder; G has no class token.
+
+    Args:
+        kind: core, lang or spatial.
+        size: Size in timm's name.
+        patch: Side of a patch in pixels.
+        side: Side of an image in pixels.
+        shape: Width, depth, heads, and hidden channels of the MLP over the width.
+        others: Other fields of the config.
+    """
+    family, has_class, grid = ROPE_FAMILIES["pe"], size != "gigantic", (side // patch, side // patch)
+    convention = replace(family.convention, reference_grid=grid, offset=1.0 if has_class else 0.0)
+    fields = dict(zip(("width", "depth", "heads", "mlp_ratio"), shape, strict=True)) | {
+        "patch_size": patch,
+        "img_size": (side, side),
+        "norm_eps": 1e-5,
+        "class_token": has_class,
+        "embed_prefix": has_class,
+        "pre_norm": True,
+        "rope_convention": convention,
+        "rope_theta": family.theta,
+    }
+    return Variant(
+        fields=fields | others,
+        names={"rope_axial_ape": f"vit_pe_{kind}_{size}_patch{patch}_{side}"},
+        original="rope_axial_ape",
+        **_weights("rope_axial_ape", "fb", "apache-2.0"),
+        preprocessing=_INCEPTION,
+    )
+
+
 FAMILY_VARIANTS: dict[str, Variant] = (
-    _dinov3_variants() | _eva02_variants() | _timm_rope_variants() | _pe_core_variants()
+    _dinov3_variants() | _eva02_variants() | _eva02_clip_variants() | _timm_rope_variants() | _pe_variants()
 )
+
+_PE_LETTERS = {"tiny": "T", "small": "S", "base": "B", "large": "L", "gigantic": "G"}
+#: EVA-02's authors' name of a file -> timm's name of the model.
+_EVA02_FILES = {
+    "eva02_Ti_pt_in21k_p14": "eva02_tiny_patch14_224",
+    "eva02_S_pt_in21k_p14": "eva02_small_patch14_224",
+    "eva02_B_pt_in21k_p14": "eva02_base_patch14_224",
+    "eva02_L_pt_in21k_p14": "eva02_large_patch14_224",
+    "eva02_L_pt_m38m_p14": "eva02_large_patch14_224",
+    "eva02_Ti_pt_in21k_ft_in1k_p14": "eva02_tiny_patch14_336",
+    "eva02_S_pt_in21k_ft_in1k_p14": "eva02_small_patch14_336",
+    "eva02_B_pt_in21k_ft_in1k_p14": "eva02_base_patch14_448",
+    "eva02_L_pt_in21k_ft_in1k_p14": "eva02_large_patch14_448",
+    "eva02_L_pt_m38m_ft_in1k_p14": "eva02_large_patch14_448",
+    "eva02_B_pt_in21k_medft_in21k_p14": "eva02_base_patch14_448",
+    "eva02_L_pt_in21k_medft_in21k_p14": "eva02_large_patch14_448",
+    "eva02_L_pt_m38m_medft_in21k_p14": "eva02_large_patch14_448",
+    "eva02_B_pt_in21k_medft_in21k_ft_in1k_p14": "eva02_base_patch14_448",
+    "eva02_L_pt_in21k_medft_in21k_ft_in1k_p14": "eva02_large_patch14_448",
+    "eva02_L_pt_m38m_medft_in21k_ft_in1k_p14": "eva02_large_patch14_448",
+    "EVA02_CLIP_B_psz16_s8B": "eva02_base_patch16_clip_224",
+    "EVA02_CLIP_L_psz14_s4B": "eva02_large_patch14_clip_224",
+    "EVA02_CLIP_L_336_psz14_s6B": "eva02_large_patch14_clip_336",
+}
+
+#: Name of a file, or of a repository on the hub, of the authors of EVA-02 or Perception Encoder -> timm's of the model.
+FILE_NAMES: dict[str, str] = _EVA02_FILES | {
+    f"PE-{kind.capitalize()}-{_PE_LETTERS[size]}{patch}-{side}": f"vit_pe_{kind}_{size}_patch{patch}_{side}"
+    for kind, sizes in {"core": _PE_CORE_SIZES, **_PE_OTHER_SIZES}.items()
+    for size, (_, patch, side, _) in sizes.items()
+}

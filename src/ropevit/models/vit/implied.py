@@ -22,15 +22,25 @@ def _with_convention(family: str, **fields: Any) -> dict[str, Any]:
 
 
 _DINOV3 = _with_convention("dinov3", norm_eps=1e-5, class_token=True)
+_EVA02 = _with_convention("eva02", norm_eps=1e-6, key_bias=False)
+_PE = _family_fields("pe", norm_eps=1e-5, pre_norm=True)
 _POOLED = {"norm_eps": 1e-6, "pooling": "avg", "pooled_norm": True}
 
 #: Family of `ROPE_FAMILIES` -> layout that stores its models -> config fields (or theta) that such a file implies.
 IMPLIED: dict[str, dict[str, dict[str, Any]]] = {
     "rope_vit": {"published": _PAPER | {"num_registers": 0}, "timm": _PAPER},
     "dinov3": {"timm": _DINOV3, "dinov3": _DINOV3, "transformers": _DINOV3},
-    "eva02": {"timm": _with_convention("eva02", **_POOLED)},
+    "eva02": {"timm": _EVA02, "eva02": _EVA02},
     "timm_rope": {"timm": _with_convention("timm_rope", **_POOLED)},
-    "pe": {"timm": _family_fields("pe", norm_eps=1e-5, pooling="map", pre_norm=True)},
+    "pe": {"timm": _PE, "pe": _PE},
+}
+
+#: Family of several kinds of models -> the config field that tells them apart, which names of weights show, and for
+#: each of its values the further fields that files imply: EVA-02 and its CLIP towers; Perception Encoder lang and
+#: spatial, and core.
+_OF_KIND: dict[str, tuple[str, dict[bool, dict[str, Any]]]] = {
+    "eva02": ("attn_norm", {False: _POOLED, True: {"pooling": "token", "pooled_norm": False}}),
+    "pe": ("final_norm", {False: {"pooling": "avg"}, True: {"pooling": "map"}}),
 }
 
 
@@ -88,6 +98,9 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
             f"has {config.rope_convention}, which the {layout} layout cannot store; keep the ropevit layout"
         )
     sizes: dict[str, Any] = {}
+    if family in _OF_KIND:
+        field, kinds = _OF_KIND[family]
+        sizes |= kinds[getattr(config, field)]
     if family == "rope_vit":
         sizes["rope_convention"] = RopeConvention()
         if config.rope == "axial":

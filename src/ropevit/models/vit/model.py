@@ -63,7 +63,7 @@ class ViT(BaseModel[ViTConfig]):
         self.attn_pool = AttentionPool(config.width, config.pool_heads, config.norm_eps) if pooled else None
         if config.mask_token:
             self.register_buffer("mask_token", torch.zeros(1, config.width))  # no parameter, as it gets no gradient
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.final_norm else nn.Identity()
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
         self.reset_parameters()
@@ -71,7 +71,7 @@ class ViT(BaseModel[ViTConfig]):
 
     def reset_parameters(self) -> None:
         """Initialize all weights as DeiT does: truncated normal of std 0.02, zero biases; not on the meta device."""
-        if self.norm.weight.is_meta:
+        if self.patch_embed.proj.weight.is_meta:
             return
         _, *parts = self.modules()
         for module in (*parts, self):
@@ -98,7 +98,7 @@ class ViT(BaseModel[ViTConfig]):
     @property
     def num_prefix_tokens(self) -> int:
         """Number of class and register tokens, which precede the patches."""
-        return int(self.config.class_token) + self.config.num_registers
+        return self.config.num_prefix_tokens
 
     def embed(
         self, images: Float[Tensor, "B c *pixels"], pixel_mask: Bool[Tensor, "b h w"] | None = None
@@ -218,7 +218,7 @@ class ViT(BaseModel[ViTConfig]):
         positions: Float[Tensor, "*b N ndim"],
         sequences: SequenceIds | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Run all blocks and the final norm, unless that follows the pooling."""
+        """Run all blocks and the final norm, if there is one that does not follow the pooling."""
         x = tokens
         for x in self.run_blocks(tokens, positions, sequences):  # noqa: B007
             pass
@@ -367,7 +367,7 @@ def _make_block(config: ViTConfig, index: int, drop_path: float) -> Block:
     rope = make_block_rope(config, config.width // config.heads, config.heads)
     block = Block(
         *(config.width, config.heads, config.mlp_ratio, config.layer_scale, drop_path, rope),
-        **{"mlp": config.mlp, "norm_eps": config.norm_eps, "qkv_bias": config.qkv_bias, "key_bias": config.key_bias},
+        **{name: getattr(config, name) for name in ("mlp", "norm_eps", "attn_norm", "qkv_bias", "key_bias")},
     )
     block.attn.distance = make_distance_bias(config, config.heads, index, config.depth)
     return block

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.models.layers import Mlp
+from ropevit.models.mlp import Mlp
 
 
 class AttentionPool(nn.Module):

@@ -60,7 +60,7 @@ def inflate(
         state |= _inflate_frequencies(model, time_speed)
     video.load_state_dict(state)
     video.set_grad_checkpointing(model.grad_checkpointing)
-    like = model.norm.weight
+    like = model.patch_embed.proj.weight
     return video.to(device=like.device, dtype=like.dtype).train(model.training)
 
 
@@ -121,7 +121,7 @@ def _inflate_frequencies(model: ViT, time_speed: float) -> dict[str, Float[Tenso
         if shared is None:
             spatial = block.get_parameter("attn.rope.freqs").detach()
         else:
-            fixed: Tensor = shared.frequencies(model.norm.weight.device)[:2]  # pyright: ignore[reportCallIssue]
+            fixed: Tensor = shared.frequencies(model.patch_embed.proj.weight.device)[:2]  # pyright: ignore[reportCallIssue]
             spatial = fixed.unsqueeze(1).expand(-1, model.config.heads, -1)
         row = time_speed * torch.randn_like(spatial[:1])
         inflated[f"blocks.{index}.attn.rope.freqs"] = torch.cat([spatial, row])

@@ -22,14 +22,17 @@ from ropevit.models.state_dict import (
     rope_parameters,
 )
 from ropevit.models.vit.config import ViTConfig
+from ropevit.models.vit.families import FILE_NAMES
 from ropevit.models.vit.implied import KEY_HINTS, family_of, fields_from_keys, implied_fields
-from ropevit.models.vit.layouts import SIGNATURES, key_mappings
+from ropevit.models.vit.layouts import SIGNATURES, key_mappings, prefix
 from ropevit.models.vit.variants import TIMM_NAMES
 from ropevit.rope import grid_positions
 
 _BLOCKS = r"blocks\.(\d+)\."
 #: Name of the periods in files of DINOv3's authors.
 PERIODS = "rope_embed.periods"
+#: Layouts of one family alone.
+_AUTHORS = ("dinov3", "transformers", "eva02", "pe")
 #: Any config with a gate in its MLPs.
 _GATED = ViTConfig(position="rope_axial", width=4, depth=1, heads=1, mlp="swiglu")
 
@@ -57,8 +60,15 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
         patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
-        unnamed_family=not family and not {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys(),
+        unnamed_family=not family and _of_unnamed_family(tensors, shapes),
     )
+
+
+def _of_unnamed_family(tensors: Mapping[str, Tensor], shapes: Shapes) -> bool:
+    """Return whether weights are of another family than the published models, and do not tell their config."""
+    layouts = {layout for layout in ("eva02", "pe") for row in SIGNATURES[layout] if match_keys(row.theirs, tensors)}
+    usual = {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys()
+    return bool(layouts) or not usual or bool({"norm_pre.weight", "pre_norm.weight"} & shapes.keys())
 
 
 def _embedded_patches(shapes: Shapes) -> int | None:
@@ -76,13 +86,14 @@ def square_side(patches: int) -> int | None:
 
 
 def _own_names(shapes: Shapes) -> Shapes:
-    """Rename weights of DINOv3's layouts to ours, those alone that have one name in theirs."""
+    """Rename weights of other families' layouts to ours, those alone that have one name in theirs."""
     renamed = dict(shapes)
-    for row in (*key_mappings(_GATED, "dinov3"), *key_mappings(_GATED, "transformers")):
+    for row in (row for layout in _AUTHORS for row in key_mappings(_GATED, layout)):
         if not isinstance(row, KeyPattern):
             continue
         for numbers in match_keys(row.theirs, renamed):
-            renamed[row.ours.format(*numbers)] = renamed.pop(row.theirs.format(*numbers))
+            shape = (1,) * row.squeezed + renamed.pop(row.theirs.format(*numbers))
+            renamed[row.ours.format(*numbers)] = shape[::-1] if row.transposed else shape
     return renamed
 
 
@@ -92,8 +103,11 @@ def _layout_of_one_family(tensors: Mapping[str, Tensor]) -> str:
 
 
 def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
-    """Compute what files hold beside weights: positions of learned frequencies; DINOv3's periods and bias masks."""
-    if family_of(config) == "dinov3":
+    """Compute what files hold beside weights: positions of learned frequencies; tables of DINOv3 and EVA-02."""
+    family = family_of(config)
+    if family == "eva02":
+        return {} if config.attn_norm else eva02_tables(config, config.grid)  # released CLIP models have none
+    if family == "dinov3":
         mask = torch.ones(3, config.width)
         mask[1] = 0
         masks = (
@@ -121,34 +135,78 @@ def periods(config: ViTConfig) -> Float[Tensor, "_"]:
     return config.theta ** (torch.arange(quarter, dtype=torch.float32) / quarter)
 
 
+def eva02_tables(config: ViTConfig, grid: tuple[int, int]) -> dict[str, Float[Tensor, "N D"]]:
+    """Compute the cosines and sines that EVA-02's files hold, once for the model and once for each block.
+
+    Args:
+        config: Config of the model.
+        grid: Rows and columns of patches; positions are those of the config's reference grid.
+    """
+    channels = config.width // config.heads
+    reference = config.rope_convention.reference_grid or grid
+    frequencies = 1.0 / config.theta ** (torch.arange(0, channels // 2, 2).float() / (channels // 2))
+    y, x = (
+        (torch.arange(count) / count * most)[:, None] * frequencies for count, most in zip(grid, reference, strict=True)
+    )
+    pairs = torch.cat([y[:, None].expand(-1, grid[1], -1), x.expand(grid[0], -1, -1)], -1).flatten(0, 1)
+    angles = pairs.repeat_interleave(2, -1)
+    tables = {"rope.freqs_cos": angles.cos(), "rope.freqs_sin": angles.sin()}
+    return tables | {
+        f"blocks.{block}.attn.{name}": table for block in range(config.depth) for name, table in tables.items()
+    }
+
+
+#: Start of the name of an entry of files of a family -> what it is for; no model here has it.
+_OF_PRETRAINING = {
+    "dinov3": {
+        "local_cls_norm.": "for local crops in pre-training",
+        "projectors.": "for distillation in pre-training",
+    },
+    "eva02": {"lm_head.": "for the features of masked patches in pre-training"},
+}
+
+
 def drop_fixed(state: dict[str, Tensor], config: ViTConfig) -> dict[str, str]:
-    """Remove what files of DINOv3 hold besides weights, after checking that the model computes the same."""
-    tables, dropped = derived_tables(config) if family_of(config) == "dinov3" else {}, {}
-    for name in [*tables, *(key for key in state if key.startswith("local_cls_norm."))]:
-        if name in state:
-            found = state.pop(name).float()
-            if name in tables and not (
-                found.shape == tables[name].shape and torch.allclose(found, tables[name], rtol=0.01)
-            ):
-                raise ValueError(f"holds other {name} than those of base {config.theta:g}, which the model has")
-            dropped[name] = "computed from the config" if name in tables else "for local crops in pre-training"
+    """Remove what files of other families hold besides weights, after checking that the model computes the same."""
+    family, dropped = family_of(config) or "", {}
+    for name, table in _tables_of(state, config).items():
+        found = state.pop(name).float()
+        if found.shape != table.shape or not torch.allclose(found, table, rtol=0.01, atol=0.01):
+            raise ValueError(f"holds other {name} than those of base {config.theta:g}, which the model has")
+        dropped[name] = "computed from the config"
+    for start, why in _OF_PRETRAINING.get(family, {}).items():
+        dropped |= {name: why for name in [*state] if name.startswith(start) and state.pop(name) is not None}
     if not config.mask_token and state.pop("mask_token", None) is not None:
         dropped["mask_token"] = "for masked patches in pre-training; mask_token=True keeps it"
     return dropped
 
 
+def _tables_of(state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """Compute the tables that weights have beside them, at the image size of the file."""
+    family = family_of(config)
+    if family == "dinov3":
+        tables = derived_tables(config)
+    elif family == "eva02" and "rope.freqs_cos" in state:
+        side = square_side(len(state["rope.freqs_cos"]))
+        tables = eva02_tables(config, config.grid if side is None else (side, side))
+    else:
+        return {}
+    return {name: table for name, table in tables.items() if name in state}
+
+
 ADAPTER = StateDictAdapter(
-    blocks=_BLOCKS + r"|(model\.)?layer\.\d+\.layer_scale",
+    blocks=_BLOCKS + r"|(model\.)?layer\.\d+\.layer_scale|transformer\.resblocks\.\d+\.",
     infer=_infer_vit,
     layouts=SIGNATURES,
     key_mappings=key_mappings,
     drop_fixed=drop_fixed,
     own_keys=("blocks.{}.attn.rope.freqs", "register_tokens", "prefix_embed", "pre_norm.weight"),
     derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, recomputed for every image"},
-    writable=("published", "timm", "dinov3", "transformers"),
+    writable=("published", "timm", "dinov3", "transformers", "eva02", "pe"),
     derived_tables=derived_tables,
     implied_fields=implied_fields,
     permutes_channels=lambda config: config.rope_convention.permutes_channels,
     reorder=reorder,
-    aliases=TIMM_NAMES,
+    prefix=prefix,
+    aliases=TIMM_NAMES | FILE_NAMES,
 )
