@@ -104,13 +104,7 @@ def convert(
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
     else:
         metadata = pixels_of_weights(config, parsed)
-    try:
-        theirs = from_ours(state, to, config)
-    except WeightsError as error:
-        raise WeightsError(f"{parsed.source} holds {error}") from error
-    theirs |= _derived_tables(config) if to in ("published", "dinov3", "eva02") else {}
-    prefix = ARCHITECTURES[architecture(config)].weights.prefix(config, to)
-    theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
+    theirs = _entries(state, to, config, parsed.source)
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)
 
@@ -150,6 +144,21 @@ def _find_config(parsed: ParsedCheckpoint, model: str | Config | None, to: str) 
     if config.windowed and inferred.architecture == architecture(config):
         return replace(config, window_size=inferred.suggested["window_size"])
     return config
+
+
+def _entries(state: Mapping[str, Tensor], to: str, config: Config, source: str) -> dict[str, Tensor]:
+    """Return all entries of a file in a layout: weights, derived tables, and their prefix.
+
+    Raises:
+        WeightsError: If the layout cannot store a weight.
+    """
+    try:
+        theirs = from_ours(state, to, config)
+    except WeightsError as error:
+        raise WeightsError(f"{source} holds {error}") from error
+    theirs |= _derived_tables(config) if to in ("published", "dinov3", "eva02") else {}
+    prefix = ARCHITECTURES[architecture(config)].weights.prefix(config, to)
+    return {f"{prefix}{name}": value for name, value in theirs.items()}
 
 
 def _derived_tables(config: Config) -> dict[str, Tensor]:
