@@ -32,4 +32,9 @@ def render_report(template: str, **values: Any) -> str:
 
 def embed_figure(figure: Any) -> str:
     """Encode a figure as the source of an image."""
-    return f"data:image/png;base64,{base64.b64encode(figure_bytes(figure, 'png')).decode()}"
+    return embed_png(figure_bytes(figure, "png"))
+
+
+def embed_png(content: bytes) -> str:
+    """Encode a PNG file as the source of an image."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

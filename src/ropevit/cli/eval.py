@@ -14,6 +14,7 @@ from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.classify.mistakes import WORST_PICTURE
 from ropevit.tasks.common.confusion import PICTURE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
+from ropevit.tasks.common.eval_report import REPORT
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, mode_of
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
@@ -58,8 +59,8 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
 def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
     """Evaluate a classifier, detector or segmenter below, at and above its training size.
 
-    Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json
-    and curve.png; of classifiers and segmenters also which classes are confused, of classifiers the images of the
+    Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes report.html, eval.csv, per_class.csv,
+    eval.json and curve.png; of classifiers and segmenters also which classes are confused, of classifiers the images of the
     highest loss. Ctrl-C keeps finished sizes; --resume continues.
 
     For example:
@@ -130,7 +131,8 @@ class EvalBars(LiveDisplay):
             out = self.started.out
             others = (f"{what} {name}" for name, what in _PICTURES.items() if (out / name).exists())
             print_line(
-                self.console, f"results are in {out}: {', '.join((f'table {TABLE}', f'curve {CURVE}', *others))}"
+                self.console,
+                f"results are in {out}: {', '.join((f'report {REPORT}', f'table {TABLE}', f'curve {CURVE}', *others))}",
             )
         if line:
             print_line(self.console, line)

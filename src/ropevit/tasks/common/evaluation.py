@@ -16,6 +16,7 @@ from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.eval_report import EvalSummary, write_eval_report
 from ropevit.tasks.common.eval_results import CURVE, OUT, ResultsDir, SizeResult, mode_of, read_rows, read_settings
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
@@ -265,20 +266,19 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
             notes=(f"weights: {plan.weights}", *plan.notes),
         )
     )
-    if rows and context.is_main_process:
-        draw_results(results, plan, others)
     known = {(row.size, mode_of(row) or plan.mode) for row in rows}
-    todo = [(size, *one) for size in plan.sizes for one in plan.modes_at(size, context.config.baselines).items()]
-    for size, mode, evaluate_size in todo:
-        if (size, mode) in known:
-            continue
+    wanted = [(size, *one) for size in plan.sizes for one in plan.modes_at(size, context.config.baselines).items()]
+    todo = [(size, evaluate_size) for size, mode, evaluate_size in wanted if (size, mode) not in known]
+    if rows and context.is_main_process:
+        draw_results(results, plan, others, len(todo))
+    for done, (size, evaluate_size) in enumerate(todo, 1):
         result = evaluate_size(size)
         rows.append(result.row)
         if context.is_main_process:
             for name, content in result.files.items():
                 results.write_bytes(name, content)
             results.add(result.row, result.classes)
-            draw_results(results, plan, others)
+            draw_results(results, plan, others, len(todo) - done)
         context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
     return sorted(rows, key=results.sort_key)
 
@@ -306,8 +306,11 @@ def settings_of(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     return {"task": task, "config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
-def draw_results(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
-    """Plot the results over size, with the paper's, if there are any, and those of other evaluations."""
+def draw_results(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve], missing: int = 0) -> None:
+    """Plot the results over size beside the paper's and those of other evaluations, and write the report.
+
+    `missing` is the number of results that are not known yet.
+    """
     scores = scores_by_mode(results.rows, plan.metric.label, plan.trained_at)
     own = Curve(name=plan.name, position=plan.position, trained_at=plan.trained_at, paper=plan.paper, **scores)
     title = f"{plan.metric.label} on {plan.data}"
@@ -315,6 +318,9 @@ def draw_results(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -
         Evaluations(curves=(own, *others), metric=plan.metric.label, title=title, unit=plan.metric.unit)
     )
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
+    about = {name: getattr(plan, name) for name in ("name", "data", "description", "trained_at")}
+    notes = f"weights: {plan.weights}", *plan.notes
+    write_eval_report(results, EvalSummary(**about, metric=plan.metric.label, missing=missing, notes=notes), figure)
 
 
 def read_curve(folder: Path, row_type: type, settings: Mapping[str, Any], option: str = "--compare-with") -> Curve:
