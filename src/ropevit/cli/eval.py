@@ -59,9 +59,9 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
 def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
     """Evaluate a classifier, detector or segmenter below, at and above its training size.
 
-    Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes report.html, eval.csv, per_class.csv,
-    eval.json and curve.png; of classifiers and segmenters also which classes are confused, of classifiers the images of the
-    highest loss. Ctrl-C keeps finished sizes; --resume continues.
+    Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes report.html, eval.csv,
+    per_class.csv, eval.json and curve.png; of classifiers and segmenters also which classes are confused, of
+    classifiers the images of the highest loss. Ctrl-C keeps finished sizes; --resume continues.
 
     For example:
       ropevit eval --model rope_mixed_deit_small_patch16_LS --data PATH/imagenet
