@@ -16,6 +16,7 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit import variants as vit_variants
 from ropevit.models.vit import weights as vit_weights
 from ropevit.models.vit.families import FAMILY_VARIANTS
+from ropevit.models.vit.unsupported import UNSUPPORTED
 
 Config = ModelConfig
 Model = BaseModel
@@ -32,6 +33,8 @@ class Architecture:
     """Built from a config alone."""
     weights: StateDictAdapter
     """Reads and writes its state dicts."""
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    """Pattern of names of models in other libraries -> why they are not built under these."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """Sizes by name, such as deit_small; their models can be created by name."""
     dense_config: type[Any] | None = None
@@ -140,6 +143,7 @@ register_architecture(
         config=ViTConfig,
         model=ViT,
         weights=vit_weights.ADAPTER,
+        unsupported=UNSUPPORTED,
         variants=vit_variants.VARIANTS | FAMILY_VARIANTS,
         dense_config=DenseViTConfig,
         dense_backbone=DenseViT,

@@ -116,7 +116,13 @@ def split_model_name(name: str) -> tuple[str, str]:
 
 
 def _unknown_model(name: str) -> ValueError:
-    """Return the error for an unknown name of a model, with the nearest names."""
+    """Return the error for an unknown name of a model: why it is not built, its name here, or the nearest names."""
+    for row in ARCHITECTURES.values():
+        why = next((why for pattern, why in row.unsupported.items() if fnmatchcase(name, pattern)), None)
+        if why is not None:
+            return ValueError(f"got {name!r}, a model that is not built here: {why}; see docs/pretrained.md")
+        if name in row.weights.aliases:
+            return ValueError(f"no model named {name!r}; it is {row.weights.aliases[name]!r} here")
     hint = suggest(name, [*VARIANTS, *MODELS], "see ropevit.list_models() or `ropevit models`")
     return ValueError(f"no model named {name!r}; {hint}")
 

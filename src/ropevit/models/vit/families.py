@@ -60,7 +60,20 @@ def _dinov3_variants() -> dict[str, Variant]:
                 **_weights("rope_axial", "lvd1689m", "dinov3-license"),
                 other_preprocessing=_SATELLITE,
             )
-    return variants
+    return variants | {"eupe_vitt16": _eupe_variant(variants["dinov3_vits16"])}
+
+
+def _eupe_variant(small: Variant) -> Variant:
+    """Return the variant of EUPE's smallest model, a DINOv3 of other authors; its S and B have the names of DINOv3's.
+
+    Source: Zhu et al. 2026 (arXiv:2603.22387).
+    """
+    return small._replace(
+        fields={**small.fields, "width": 192, "heads": 3},
+        names={"rope_axial": "vit_tiny_patch16_dinov3_qkvb"},
+        tag="eupe_lvd1689m",
+        license="fair-noncommercial-research-license",
+    )
 
 
 #: Size -> (width, depth, heads, kind of MLP), its image sizes (of the pre-trained model, and of the classifier), and
