@@ -1,10 +1,12 @@
 """Checks the shapes in every signature while the tests run, and gives them what they share."""
 
 import argparse
+import base64
 import gc
 import importlib
 import os
 import shutil
+import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -84,6 +86,31 @@ def check_signatures(request):
     _rows_checked[name] += 1
     with nullcontext() if _rows_checked[name] <= CHECKED_ROWS else unchecked_signatures():
         yield
+
+
+#: What stands for a figure that is not rendered: one white pixel, or none.
+UNRENDERED = {
+    "png": base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+    ),
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+}
+
+
+@pytest.fixture
+def rendered():
+    """Asks for figures as users get them; see `unrendered`."""
+
+
+@pytest.fixture(autouse=True)
+def unrendered(request, monkeypatch):
+    """Make figures, but render none except in tests that ask for `rendered`: each costs a third of a second."""
+
+    def savefig(_, file, **how):
+        file.write(UNRENDERED[how["format"]])
+
+    if "matplotlib.figure" in sys.modules and "rendered" not in request.fixturenames:
+        monkeypatch.setattr(sys.modules["matplotlib.figure"].Figure, "savefig", savefig)
 
 
 @contextmanager

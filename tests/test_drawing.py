@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from ropevit import files
 from ropevit.drawing import legend_label, save_figure
 
+pytestmark = pytest.mark.usefixtures("rendered")
+
 
 def figure_of(name):
     figure = Figure(figsize=(3, 2))

@@ -21,6 +21,7 @@ def test_every_position_embedding_has_a_color_and_a_repeated_one_another():
     assert len(set(styles(["rope_mixed"] * 20))) == 20
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_legend_names_embedding_and_model():
     curves = [made("detector", "rope_mixed"), made("old", "ape", 640), made("new", "mine")]
     figure = draw_curves(Evaluations(curves=tuple(curves), metric="AP", title="AP on coco/val"))

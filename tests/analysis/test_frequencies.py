@@ -52,6 +52,7 @@ def test_cell_positions_keep_direction_and_have_logarithmic_speed():
     assert y[0] / x[0] == pytest.approx(-0.8 / 0.6)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_identical_layers_and_heads_are_drawn_once(vit):
     texts = [text.get_text() for text in draw(frequency_map(vit("rope_axial")), "my model").axes[0].texts]
     assert texts == ["2 layers alike,\nlayer 0 to layer 1", "all heads"]

@@ -30,6 +30,7 @@ def arguments(checkpoint, my_images, tmp_path, monkeypatch):
     return ["eval", "--checkpoint", checkpoint, "--data", str(data), "--workers", "0", "--device", "cpu"]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_classifier_is_evaluated_at_sizes_with_commas_and_at_others_on_resume(arguments, tmp_path, capsys):
     main([*arguments, "--sizes", "8,16"])
     printed = capsys.readouterr().out

@@ -41,6 +41,7 @@ def frequencies_in(path):
         return torch.tensor([[float(row["fx"]), float(row["fy"])] for row in csv.DictReader(file)]).T
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("name", ROTATION)
 def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
     out = tmp_path / "out"
@@ -123,6 +124,7 @@ def made(figure_model, options):
     return FigureResult(Figure(), [{"answer": 42}])
 
 
+@pytest.mark.usefixtures("rendered")
 def test_sizes_points_and_scaling_are_used_by_the_figures(saved, tmp_path):
     path = saved()
     main(["figures", "phases", "--checkpoint", path, "--sizes", "40,48", "--out", str(tmp_path / "a")])

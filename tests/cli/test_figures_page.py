@@ -19,6 +19,7 @@ def write_page(tmp_path, capsys):
     return run
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_page_has_all_figures_and_describes_the_model(write_page, open_page):
     path, printed = write_page("rope_mixed", "--sizes", "96")
     assert f"wrote {path}" in printed

@@ -24,6 +24,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_extrapolation_evaluates_a_model_or_plots_existing_evaluations(
     checkpoint, my_images, tmp_path, capsys, monkeypatch
 ):

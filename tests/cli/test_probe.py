@@ -77,6 +77,7 @@ def error_of(arguments, capsys):
     return error
 
 
+@pytest.mark.usefixtures("rendered")
 def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
     main([*words(checkpoint, photos), "--sizes", "32", "--scaling", "none", "pi", "--out", "out"])
     printed = " ".join(capsys.readouterr().out.split())

@@ -15,6 +15,7 @@ from ropevit.study.events import Run, RunFailed, RunStarted, TrainProgress
 from ropevit.study.results import EmbeddingScores, PanelResult, panel_results
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_study_of_a_folder_prints_a_conclusion_and_writes_all_files(finished, tiny, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(finished, out)

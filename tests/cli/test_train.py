@@ -20,6 +20,7 @@ from ropevit.tasks.detect.model import load_detector
 OPTIONS = [*TINY_TRAINING, "--max-steps", "3"]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "run")
     original = engine.take_step

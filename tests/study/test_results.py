@@ -155,6 +155,7 @@ def test_results_that_are_missing_or_broken_are_refused(tmp_path):
         read_results(tmp_path)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_figure_holds_every_curve_and_is_the_same_every_time(tmp_path):
     results = panel_results(runs(APART) + runs(APART, panel="zoom"))
     first, second = (save_figure(draw_curves(results), tmp_path / name) for name in ("one", "two"))

@@ -248,6 +248,7 @@ def make_run(folder, losses):
     (folder / "metrics.jsonl").write_text(text)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_trainings_at_any_depth_are_found_and_compared(tmp_path):
     make_run(tmp_path / "a", [3.0, 2.0])
     make_run(tmp_path / "deep" / "b", [3.0, 1.0, 1.0])
@@ -261,6 +262,7 @@ def test_trainings_at_any_depth_are_found_and_compared(tmp_path):
     assert draw_runs(runs, tmp_path / "runs.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("rendered")
 def test_an_accuracy_and_an_average_precision_are_not_compared(tmp_path):
     make_run(tmp_path / "a", [3.0, 2.0])
     make_run(tmp_path / "b", [3.0, 2.0])
@@ -303,6 +305,7 @@ def test_log_not_written_by_a_training_gives_a_one_line_error(line, reason, tmp_
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_special_characters_in_names_of_runs_and_recipes_are_listed_and_drawn(tmp_path):
     make_run(tmp_path / "_$a$b", [3.0])
     settings = {**SETTINGS, "recipe": "[/red]$x^", "model": None, "optim": None}

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ropevit.analysis.report import embed_figure, render_report
-from ropevit.drawing import write_figure
-from ropevit.files import write_text
+from ropevit.analysis.report import embed_png, render_report
+from ropevit.drawing import figure_bytes
+from ropevit.files import write_atomically, write_text
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.figure import draw_probes
 from ropevit.tasks.probe.linear import HELD_OUT, PENALTIES
@@ -60,7 +60,8 @@ def write_report(out: Path, summary: ProbeSummary) -> Path:
         The report.
     """
     figure = draw_probes(summary.rows, summary.position, summary.trained_at, summary.title)
-    write_figure(figure, out / CURVE)
+    picture = figure_bytes(figure, "png")
+    write_atomically(out / CURVE, lambda file: file.write(picture))
     template = resources.files("ropevit.tasks.probe").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = render_report(
         template,
@@ -68,7 +69,7 @@ def write_report(out: Path, summary: ProbeSummary) -> Path:
         data=printable(summary.data),
         missing=summary.missing,
         conclusions=summary.conclusions,
-        curve=embed_figure(figure),
+        curve=embed_png(picture),
         trained_at=summary.trained_at,
         own=next(row.scaling for row in summary.rows if row.is_reference),
         probes=PROBES,
