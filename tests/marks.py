@@ -39,10 +39,14 @@ def _param(case):
 #: Suffixes of what is joined with a rotation.
 JOINED = ("_ape", "_rpb", "_decay", "_gaussian")
 
+#: Rotations by the module of RoPE-Golden with other fixed numbers; `tests/models/test_scaling.py` builds models of all.
+LIKE_GOLDEN = ("rope_spiral", "rope_star", "rope_simplex")
+
 
 def embeddings(names):
-    """Mark with `full` every rotation that is joined with another embedding, but for RoPE-Mixed's.
+    """Mark with `full` rotations like golden, and those joined with another embedding, but for RoPE-Mixed's.
 
     Both parts of the others run by themselves, and so does whatever is registered anew.
     """
-    return by_default([name for name in names if "_mixed_" in name or not name.endswith(JOINED)], list(names))
+    alone = [name for name in names if not name.endswith((*JOINED, *LIKE_GOLDEN))]
+    return by_default([*alone, *(name for name in names if "_mixed_" in name)], list(names))

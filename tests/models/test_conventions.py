@@ -8,7 +8,6 @@ from safetensors import safe_open
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
-from marks import by_default
 from ropevit.analysis import attention_layers
 from ropevit.analysis.layers import frequencies_at
 from ropevit.models import ViT, ViTConfig, set_scaling
@@ -49,8 +48,9 @@ def test_packed_images_have_the_logits_of_each_alone(name):
     assert_close(found, torch.cat([built(image[None]) for image in images]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full  # by default test_vit.py and test_scaling.py compile: a convention changes numbers, not the path
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", by_default(["dinov3"], ["dinov3", "pe"]))
+@pytest.mark.parametrize("name", ["dinov3", "pe"])
 @torch.no_grad()
 def test_all_sizes_are_one_graph(name):
     built, counter = model(name), CompileCounter()

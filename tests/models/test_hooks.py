@@ -29,8 +29,8 @@ def vit(position="rope_mixed_ape", **fields) -> ViT:
     return randomize(ViT(ViTConfig(position=position, **VIT | fields)))
 
 
-def swin(position="rope_mixed_rpb") -> Swin:
-    return randomize(Swin(SwinConfig(position=position, **SWIN)))
+def swin(position="rope_mixed_rpb", **fields) -> Swin:
+    return randomize(Swin(SwinConfig(position=position, **SWIN | fields)))
 
 
 def dense_vit(position="rope_mixed_ape", **options) -> DenseViT:
@@ -152,7 +152,7 @@ PACKED = pack([IMAGES[0], IMAGES[1, :, :8]], patch_size=4)
 
 RUNS = {
     "vit": (vit, lambda model: model(IMAGES)),
-    "swin": (swin, lambda model: model(IMAGES)),
+    "swin": (lambda: swin(depths=(2,), heads=(2,)), lambda model: model(IMAGES)),
     "packed": (vit, lambda model: model.forward_packed(PACKED)),
     "dense vit": (lambda: dense_vit(mask_padding=True), lambda model: model(IMAGES, SIZES).features[0]),
     "dense swin": (dense_swin, lambda model: model(IMAGES).features[0]),
@@ -179,7 +179,7 @@ def test_nothing_that_one_mode_has_left_behind_ends_another(name):
     trained = run(model.train())
     trained.square().sum().backward()
     assert_close(trained, expected)
-    if name in ("swin", "packed"):  # seconds each
+    if name == "swin":  # seconds each; it alone keeps something, the masks of its windows
         torch._dynamo.reset()
         assert_close(torch.compile(lambda: run(model), backend="eager")(), expected)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from marks import by_default
 from ropevit.models import ViT
 from ropevit.weights import WeightsError, convert, load_model, read_checkpoint, save_model
 from ropevit.weights.parse import parse_checkpoint
@@ -42,7 +43,7 @@ def weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if not key.startswith("freqs_t_")}
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", by_default(["rope_axial", "rope_mixed_ape"], POSITIONS))
 def test_a_file_name_determines_the_model(position, tmp_path):
     path = tmp_path / f"{NAMES[position]}.pth"
     shapes = small_shapes(position, width=384, depth=12, patches=9)
