@@ -192,8 +192,8 @@ def test_a_page_gets_the_new_rows_of_its_tables(tmp_path):
         report.update(page, [["| three | y |"]])
 
 
-def test_the_floor_is_that_of_the_test_images_of_a_seed(monkeypatch):
-    panel = evidence.panels(300)["far"]
+def test_the_floor_is_that_of_the_test_images_of_a_seed(first_panels, monkeypatch):
+    panel = first_panels["far"]
     monkeypatch.setattr(evidence, "SIZES", {"far": (48, 96)})
     line = evidence.floors(panel, "far", 300)
     assert (line["panel"], line["arm"], line["seed"]) == ("far", "floor", 300)
@@ -211,8 +211,14 @@ def few_drawings():
         yield
 
 
-def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same():
-    first, second, again = (evidence.panels(seed) for seed in (300, 301, 300))
+@pytest.fixture(scope="module")
+def first_panels(few_drawings):  # noqa: ARG001
+    """The panels of the first seed, which tests only read."""
+    return evidence.panels(300)
+
+
+def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same(first_panels):
+    first, second, again = first_panels, *(evidence.panels(seed) for seed in (301, 300))
     assert first["field"].test_name == again["field"].test_name == "emoji/test/300"
     assert not torch.equal(first["zoom"].test.labels, second["zoom"].test.labels)
     canvases = [next(panels["far"].canvases(48))[0] for panels in (first, second, again)]
@@ -222,9 +228,9 @@ def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same()
     assert torch.equal(canvases[0], canvases[2])
 
 
-def test_transposed_canvases_are_those_of_field_transposed():
-    panels = evidence.panels(300)
-    for whole, transposed in zip(panels["field"].batch(300, 0), panels["transposed"].batch(300, 0), strict=True):
+def test_transposed_canvases_are_those_of_field_transposed(first_panels):
+    batches = (first_panels[name].batch(300, 0) for name in ("field", "transposed"))
+    for whole, transposed in zip(*batches, strict=True):
         assert torch.equal(whole.mT, transposed)
 
 
