@@ -72,6 +72,7 @@ def growing_rows():
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("rendered")
 def test_tables_divide_by_the_images_and_by_the_first_size(tmp_path):
     lines = growth_tables(growing_rows())
     assert [line for line in lines if line.startswith("###")] == [

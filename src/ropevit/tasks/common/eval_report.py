@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ropevit.analysis.report import embed_figure, embed_png, render_report
+from ropevit.analysis.report import embed_png, render_report
 from ropevit.tasks.common.eval_results import ResultsDir, SizeResult, mode_of
 from ropevit.text import printable
 
@@ -46,13 +46,13 @@ class EvalSummary:
     """Further lines, such as the source of the weights."""
 
 
-def write_eval_report(results: ResultsDir, summary: EvalSummary, figure: Any) -> None:
+def write_eval_report(results: ResultsDir, summary: EvalSummary, curve: bytes) -> None:
     """Write the report of the results so far; that of an earlier call is replaced.
 
     Args:
         results: Directory of the evaluation.
         summary: What to say about it.
-        figure: The curve, a matplotlib figure.
+        curve: The scores over size, a PNG file.
     """
     template = resources.files("ropevit.tasks.common").joinpath("eval_report.html.j2").read_text(encoding="utf-8")
     reference = nearest_row(results.rows, summary.trained_at)
@@ -62,7 +62,7 @@ def write_eval_report(results: ResultsDir, summary: EvalSummary, figure: Any) ->
         **{part: printable(getattr(summary, part)) for part in ("name", "data", "description", "metric")},
         missing=summary.missing,
         conclusions=conclusions(results.rows, summary),
-        curve=embed_figure(figure),
+        curve=embed_png(curve),
         columns=columns_of(results.rows),
         rows=[cells_of(row, columns_of(results.rows)) for row in results.rows],
         **_classes(results, results.column(reference)),

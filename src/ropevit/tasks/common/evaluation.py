@@ -317,10 +317,11 @@ def draw_results(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve], m
     figure = draw_curves(
         Evaluations(curves=(own, *others), metric=plan.metric.label, title=title, unit=plan.metric.unit)
     )
-    results.write_bytes(CURVE, figure_bytes(figure, "png"))
+    curve = figure_bytes(figure, "png")
+    results.write_bytes(CURVE, curve)
     about = {name: getattr(plan, name) for name in ("name", "data", "description", "trained_at")}
     notes = f"weights: {plan.weights}", *plan.notes
-    write_eval_report(results, EvalSummary(**about, metric=plan.metric.label, missing=missing, notes=notes), figure)
+    write_eval_report(results, EvalSummary(**about, metric=plan.metric.label, missing=missing, notes=notes), curve)
 
 
 def read_curve(folder: Path, row_type: type, settings: Mapping[str, Any], option: str = "--compare-with") -> Curve:
