@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ropevit import models
+from ropevit.integrations.retrofit.attention import RetrofitRope
 from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.integrations.retrofit.rotations import read_rotation
 from ropevit.integrations.retrofit.scaled_rope import ScaledRope, hook_queries, remove_hooks
@@ -163,7 +164,7 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
     towers = list(_find_towers(model))
     ours = any(isinstance(part, BaseModel) for part in model.modules())
     if not towers and not ours:
-        raise ValueError(f"got {type(model).__name__}; set_scaling supports {_SUPPORTED}")
+        raise ValueError(f"got {type(model).__name__}{_why_not(model)}; set_scaling supports {_SUPPORTED}")
     if towers:
         refuse_wrapped(model, "set_scaling")
     found = [_scaled_rope(part, tower, scaling, trained_grid) for part, tower in towers]
@@ -171,6 +172,16 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
         models.set_scaling(model, scaling, trained_grid)
     for (part, tower), scaled in zip(towers, found, strict=True):
         _put(part, tower, scaled)
+
+
+def _why_not(model: nn.Module) -> str:
+    """Return the reason for which a rotary model of other libraries has no scaling; empty for other models."""
+    parts = list(model.modules())
+    if any(name == "timm.models.naflexvit.NaFlexVit" for part in parts for name in class_names(part)):
+        return ", of which every image has its own grid, while RoPE scaling uses one"
+    if any(isinstance(part, RetrofitRope) for part in parts):
+        return " with the rotation of add_rope, which scaling methods do not change"
+    return ""
 
 
 def _find_towers(model: nn.Module) -> Iterator[tuple[Any, RotaryTower]]:
