@@ -34,6 +34,7 @@ UPERNET = (
 STUDY = "study --data photos --quick --panels zoom --embeddings rope_mixed --width 16 --depth 1 --heads 2 --steps 2"
 
 EVALUATION = "eval.csv", "per_class.csv", "eval.json", "curve.png"
+CONFUSION = "confusion.csv", "confusion.png"
 
 
 class Row(NamedTuple):
@@ -66,7 +67,12 @@ def refused(command, says):
 
 JOURNEYS = {
     "classifier": (
-        Row(f"{DEIT} --out runs/deit --max-steps 2", ("runs/deit/best.safetensors",), says="with --resume"),
+        Row("data show photos", ("data-train.png",)),
+        Row(
+            f"{DEIT} --out runs/deit --max-steps 2",
+            ("runs/deit/best.safetensors", "runs/deit/train_batches.png"),
+            says="with --resume",
+        ),
         Row(
             f"{DEIT} --out runs/deit --log-interval 1 --resume",
             ("runs/deit/checkpoints/*.pt",),
@@ -74,7 +80,10 @@ JOURNEYS = {
             says="as asked by SIGINT",
             ctrl_c_after="runs/deit/metrics.jsonl",
         ),
-        Row("eval --checkpoint runs/deit --data photos --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
+        Row(
+            "eval --checkpoint runs/deit --data photos --out scores",
+            tuple(f"scores/{name}" for name in (*EVALUATION, *CONFUSION, "worst.csv", "worst.png")),
+        ),
         Row(
             "predict photos/val --checkpoint runs/deit --out guesses",
             ("guesses/predictions.csv", "guesses/predictions.json"),
@@ -106,6 +115,7 @@ JOURNEYS = {
     "detector": (
         Row("data make-tiny coco coco --train 8 --val 3", ("coco/annotations/instances_train2017.json",)),
         Row("data check coco", says="no problems found"),
+        Row("data show coco", ("data-train.png",)),
         *trial(DINO, "runs/dino"),
         Row("eval --checkpoint runs/dino --data coco --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
         Row("predict coco/val2017 --checkpoint runs/dino", ("predictions/detections.json", "predictions/*.png")),
@@ -118,8 +128,12 @@ JOURNEYS = {
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
         Row("data check ade", says="no problems found"),
+        Row("data show ade --split val --count 2", ("data-val.png",)),
         *trial(UPERNET, "runs/upernet"),
-        Row("eval --checkpoint runs/upernet --data ade --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
+        Row(
+            "eval --checkpoint runs/upernet --data ade --out scores",
+            tuple(f"scores/{name}" for name in (*EVALUATION, *CONFUSION)),
+        ),
         Row(
             "predict ade/images/validation --checkpoint runs/upernet",
             ("predictions/*.png", "predictions/labels/*.png", "predictions/classes.txt"),

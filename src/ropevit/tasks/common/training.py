@@ -75,7 +75,7 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
     accelerator, communicator = make_accelerator(config.run), Communicator()
     with ExitStack() as stack:
         stack.callback(shutdown)
-        config = communicator.run_on_main(lambda: with_folder(config))
+        config = with_folder(config, communicator.run_on_main(lambda: folder_of(config)))
         communicator.run_on_main(lambda: stack.enter_context(lock_folder(config.run.folder)))
         task, model = prepare(accelerator, communicator)
         job = TrainJob(
@@ -96,11 +96,13 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
         return run_training_loop(job, state)
 
 
-def with_folder(config: TrainingT) -> TrainingT:
-    """Return a config with an output directory: where none is given, the next free one of the recipe."""
-    if config.run.out is not None:
-        return config
-    out = choose_folder(RUNS / config.recipe.rpartition("/")[2], config.run.resume)
+def folder_of(config: Training) -> Path:
+    """Return the output directory of a training: where none is given, the next free one of the recipe."""
+    return config.run.out or choose_folder(RUNS / config.recipe.rpartition("/")[2], config.run.resume)
+
+
+def with_folder(config: TrainingT, out: Path) -> TrainingT:
+    """Return a config with an output directory."""
     return replace(config, run=replace(config.run, out=out))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
