@@ -86,6 +86,14 @@ class BaseModel(nn.Module, Generic[ConfigT]):
             raise ValueError(f"got method={method!r}, which {type(self).__name__} does not have")
         return run(self, images, **options)
 
+    def reset_parameters(self) -> None:
+        """Initialize all weights by `reset_module`, those of the model itself last; nothing on the meta device."""
+        if self.patch_embed.proj.weight.is_meta:
+            return
+        _, *parts = self.modules()
+        for module in (*parts, self):
+            self.reset_module(module)
+
     def norm_tokens(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         """Apply the final norm to tokens."""
         return self.norm(x)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -18,6 +18,60 @@ from ropevit.models.base import BaseModel
 from ropevit.models.config import as_pair
 from ropevit.rope import grid_positions
 from ropevit.rope.scaling import CoordinateJitter, Scaling, parse_override, parse_scaling
+
+
+class RopePatch(Protocol):
+    """Interface of a way to put a scaled rotary embedding in the place of that of a library, in one module."""
+
+    def find(self, rope: Any) -> ScaledRope | None:
+        """Return what `insert` put into a rotary embedding, if anything."""
+        ...
+
+    def insert(self, rope: Any, scaled: ScaledRope) -> None:
+        """Put a scaled rotary embedding in the place of the library's own."""
+        ...
+
+    def remove(self, rope: Any) -> None:
+        """Take it out again, if there is one."""
+        ...
+
+
+class MethodPatch:
+    """Replaces timm's method `get_embed` on the instance."""
+
+    def find(self, rope: Any) -> ScaledRope | None:
+        """Return the object whose method stands in the place of timm's."""
+        return getattr(vars(rope).get("get_embed"), "__self__", None)
+
+    def insert(self, rope: Any, scaled: ScaledRope) -> None:
+        """Put our method in the place of timm's, on this module alone."""
+        rope.get_embed = scaled.get_embed
+
+    def remove(self, rope: Any) -> None:
+        """Uncover timm's method."""
+        vars(rope).pop("get_embed", None)
+
+
+class HookPatch:
+    """Replaces the output of a module of transformers, in a forward hook."""
+
+    def find(self, rope: Any) -> ScaledRope | None:
+        """Return the object whose method is a forward hook."""
+        return next((scaled for _, scaled in self._hooks(rope)), None)
+
+    def insert(self, rope: Any, scaled: ScaledRope) -> None:
+        """Register our method as a forward hook."""
+        rope.register_forward_hook(scaled.replace_output)
+
+    def remove(self, rope: Any) -> None:
+        """Remove our forward hook."""
+        for key, _ in self._hooks(rope):
+            del rope._forward_hooks[key]
+
+    def _hooks(self, rope: Any) -> list[tuple[int, ScaledRope]]:
+        """Return the keys of our forward hooks, and the objects whose methods they are."""
+        found = ((key, getattr(hook, "__self__", None)) for key, hook in rope._forward_hooks.items())
+        return [(key, scaled) for key, scaled in found if isinstance(scaled, ScaledRope)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +91,8 @@ class RotaryTower:
     trained_grid: Callable[[Any], tuple[int, int]]
     """Returns rows and columns of patches in training, given the model; raises ValueError if the model contradicts
     itself."""
-    find: Callable[[Any], ScaledRope | None]
-    """Returns what `insert` put into a rotary embedding, if anything."""
-    insert: Callable[[Any, ScaledRope], None]
-    """Puts a scaled rotary embedding in the place of the library's own, given that."""
-    remove: Callable[[Any], None]
-    """Takes it out again."""
+    patch: RopePatch
+    """Puts a scaled rotary embedding in the place of the library's own."""
     check_factor: Callable[[Any], None] = lambda _: None
     """Raises ValueError for a model whose attention leaves no room for an attention factor."""
 
@@ -69,39 +119,6 @@ def _check_patch_drop(model: Any) -> None:
         )
 
 
-def _find_timm(rope: Any) -> ScaledRope | None:
-    """Return the object whose method stands in the place of timm's."""
-    return getattr(vars(rope).get("get_embed"), "__self__", None)
-
-
-def _insert_timm(rope: Any, scaled: ScaledRope) -> None:
-    """Put our method in the place of timm's, on this module alone."""
-    rope.get_embed = scaled.get_embed
-
-
-def _remove_timm(rope: Any) -> None:
-    """Uncover timm's method."""
-    vars(rope).pop("get_embed", None)
-
-
-def _find_transformers(rope: Any) -> ScaledRope | None:
-    """Return the object whose method is a forward hook."""
-    found = (getattr(hook, "__self__", None) for hook in rope._forward_hooks.values())
-    return next((each for each in found if isinstance(each, ScaledRope)), None)
-
-
-def _insert_transformers(rope: Any, scaled: ScaledRope) -> None:
-    """Register our method as a forward hook."""
-    rope.register_forward_hook(scaled.replace_output)
-
-
-def _remove_transformers(rope: Any) -> None:
-    """Remove our forward hook."""
-    for key, hook in list(rope._forward_hooks.items()):
-        if isinstance(getattr(hook, "__self__", None), ScaledRope):
-            del rope._forward_hooks[key]
-
-
 _EVA = RotaryTower(
     rope="rope",
     blocks="blocks",
@@ -109,9 +126,7 @@ _EVA = RotaryTower(
     queries="q_norm",
     num_prefix_tokens=lambda model: model.num_prefix_tokens,
     trained_grid=_timm_grid,
-    find=_find_timm,
-    insert=_insert_timm,
-    remove=_remove_timm,
+    patch=MethodPatch(),
     check_factor=_check_patch_drop,
 )
 _DINOV3 = RotaryTower(
@@ -121,9 +136,7 @@ _DINOV3 = RotaryTower(
     queries="q_proj",
     num_prefix_tokens=lambda model: 1 + model.config.num_register_tokens,
     trained_grid=lambda model: (model.rope_embeddings.num_patches_h, model.rope_embeddings.num_patches_w),
-    find=_find_transformers,
-    insert=_insert_transformers,
-    remove=_remove_transformers,
+    patch=HookPatch(),
 )
 _DINOV3_MODULE = "transformers.models.dinov3_vit.modeling_dinov3_vit"
 
@@ -226,7 +239,7 @@ def _trained_grid(model: Any, tower: RotaryTower, given: tuple[int, int] | None)
     """Return the given grid, or that of the scaling which the model has, or that of the model."""
     if given is not None:
         return as_pair(given, "trained_grid")
-    before = tower.find(getattr(model, tower.rope))
+    before = tower.patch.find(getattr(model, tower.rope))
     return tower.trained_grid(model) if before is None else before.scaling.trained_grid
 
 
@@ -238,11 +251,11 @@ def _has_factor(scaling: Scaling) -> bool:
 def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
     """Put a scaled rotary embedding into a vision transformer, or take the one in it out."""
     rope, blocks = getattr(model, tower.rope), model.get_submodule(tower.blocks)
-    tower.remove(rope)
+    tower.patch.remove(rope)
     remove_hooks(blocks)
     if scaled is None:
         return
-    tower.insert(rope, scaled)
+    tower.patch.insert(rope, scaled)
     if _has_factor(scaled.scaling):
         for block in blocks:
             hook_queries(getattr(block, tower.attention), tower.queries, scaled)

@@ -175,16 +175,8 @@ class Swin(BaseModel[SwinConfig]):
         self.reset_parameters()
         apply_scaling(self)
 
-    def reset_parameters(self) -> None:
-        """Initialize all weights as Swin does: truncated normal of std 0.02, zero biases; not on the meta device."""
-        if self.norm.weight.is_meta:
-            return
-        _, *parts = self.modules()
-        for module in (*parts, self):
-            self.reset_module(module)
-
     def reset_module(self, module: nn.Module) -> None:
-        """Initialize the direct parameters of one module of the model, or of the model itself."""
+        """Initialize the direct parameters of one module, as Swin does: truncated normal of std 0.02, zero biases."""
         if module is self:
             if self.pos_embed is not None:
                 nn.init.normal_(self.pos_embed, std=self.config.ape_std)

@@ -69,16 +69,8 @@ class ViT(BaseModel[ViTConfig]):
         self.reset_parameters()
         apply_scaling(self)
 
-    def reset_parameters(self) -> None:
-        """Initialize all weights as DeiT does: truncated normal of std 0.02, zero biases; not on the meta device."""
-        if self.patch_embed.proj.weight.is_meta:
-            return
-        _, *parts = self.modules()
-        for module in (*parts, self):
-            self.reset_module(module)
-
     def reset_module(self, module: nn.Module) -> None:
-        """Initialize the direct parameters of one module of the model, or of the model itself."""
+        """Initialize the direct parameters of one module, as DeiT does: truncated normal of std 0.02, zero biases."""
         if module is self:
             for token in (self.cls_token, self.register_tokens):
                 if token is not None:
