@@ -3,17 +3,21 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropevit.extras import require
 from ropevit.files import write_atomically
 from ropevit.text import printable_lines
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 #: The same letters on every machine, and text that stays text in SVG.
 RC = {"font.family": "DejaVu Sans", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "ropevit"}
 
 
-def mark_training(axes: Any, size: int) -> None:
+def mark_training(axes: "Axes", size: int) -> None:
     """Mark the training size with a line."""
     axes.axvline(size, color="#BBBBBB", linestyle="--", linewidth=1, zorder=0)
     axes.annotate(
@@ -29,7 +33,7 @@ def mark_training(axes: Any, size: int) -> None:
     )
 
 
-def tidy(axes: Any, sizes: Sequence[int]) -> None:
+def tidy(axes: "Axes", sizes: Sequence[int]) -> None:
     """Add to a plot over sizes its ticks and a light frame."""
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -38,7 +42,7 @@ def tidy(axes: Any, sizes: Sequence[int]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure: Any, path: Path) -> list[Path]:
+def save_figure(figure: "Figure", path: Path) -> list[Path]:
     """Write a figure as PNG and SVG beside each other; the same figure gives the same bytes.
 
     Args:
@@ -54,7 +58,7 @@ def save_figure(figure: Any, path: Path) -> list[Path]:
     return files
 
 
-def write_figure(figure: Any, path: Path, dpi: int = 150) -> Path:
+def write_figure(figure: "Figure", path: Path, dpi: int = 150) -> Path:
     """Write a figure in the form that the suffix of the path names, whole or not at all.
 
     Raises:
@@ -65,7 +69,7 @@ def write_figure(figure: Any, path: Path, dpi: int = 150) -> Path:
     return path
 
 
-def figure_bytes(figure: Any, form: str, dpi: int = 150) -> bytes:
+def figure_bytes(figure: "Figure", form: str, dpi: int = 150) -> bytes:
     """Render a figure as "png" or "svg"; names of files and classes in it are text, never formulas."""
     buffer = io.BytesIO()
     _take_as_text(figure)

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropevit.drawing import RC, legend_label, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.positions import is_position_embedding, position_label, position_style
 from ropevit.models.published import DRAWN, SOURCE, PublishedResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Color of the paper's results in the legend.
 _PAPER_COLOR = "#777777"
@@ -60,7 +64,7 @@ class Evaluations:
     """Unit of the score; empty for none."""
 
 
-def draw_curves(*panels: Evaluations) -> Any:
+def draw_curves(*panels: Evaluations) -> "Figure":
     """Draw a score against test size; dashed, baselines such as resizing, and the paper's curve, if there are any.
 
     Each position embedding has the same color in all figures; a second curve with the same one has another color. The
@@ -88,7 +92,7 @@ def draw_curves(*panels: Evaluations) -> Any:
     return figure
 
 
-def _draw_panel(axes: Any, data: Evaluations) -> None:
+def _draw_panel(axes: "Axes", data: Evaluations) -> None:
     """Draw the curves of one plot."""
     curves = data.curves
     axes.set_axisbelow(True)
@@ -107,7 +111,7 @@ def _draw_panel(axes: Any, data: Evaluations) -> None:
     tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
 
 
-def _draw_curve(axes: Any, curve: Curve, color: str, marker: str) -> None:
+def _draw_curve(axes: "Axes", curve: Curve, color: str, marker: str) -> None:
     """Draw the scores of a model, with their intervals as a band."""
     sizes = sorted(curve.points)
     if not sizes:
@@ -150,7 +154,7 @@ def _dashes_of(curves: Sequence[Curve]) -> dict[str, tuple[int, tuple[float, flo
     return {label: (0, dashes) for label, dashes in zip(labels, cycle(_DASHES), strict=False)}
 
 
-def _draw_baselines(axes: Any, curve: Curve, color: str, dashes: Mapping[str, Any]) -> None:
+def _draw_baselines(axes: "Axes", curve: Curve, color: str, dashes: Mapping[str, Any]) -> None:
     """Draw the baselines of a model, which meet its own curve at the training size."""
     own = {size: score for size, score in curve.points.items() if size == curve.trained_at}
     for label, scores in curve.baselines.items():
@@ -158,7 +162,7 @@ def _draw_baselines(axes: Any, curve: Curve, color: str, dashes: Mapping[str, An
         axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes[label], linewidth=1.2)
 
 
-def _draw_paper(axes: Any, curve: Curve, color: str) -> None:
+def _draw_paper(axes: "Axes", curve: Curve, color: str) -> None:
     """Draw the paper's results of a model, with error bars for the reading accuracy."""
     if not curve.paper:
         return
@@ -170,7 +174,7 @@ def _draw_paper(axes: Any, curve: Curve, color: str) -> None:
         axes.plot([], [], label=legend_label(curve.label), **style)
 
 
-def _label_paper(axes: Any, results: Sequence[PublishedResult]) -> None:
+def _label_paper(axes: "Axes", results: Sequence[PublishedResult]) -> None:
     """Add a legend entry for the dashed curves, with their source."""
     if not results:
         return

@@ -1,10 +1,13 @@
 """Figure of attention distance: how far away the tokens are that each head attends to."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ropevit.analysis.attention import AttentionStats, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.heads import Quantity, draw_heads, head_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Attention distance"
 OPTIONS = ("sizes", "images")
@@ -27,7 +30,7 @@ _DISTANCE = Quantity(
 )
 
 
-def draw(data: AttentionStats, label: str = "") -> Any:
+def draw(data: AttentionStats, label: str = "") -> "Figure":
     """Draw distances against layers, a panel for each resolution.
 
     Args:

@@ -1,12 +1,15 @@
 """Figure of attention entropy: how widely each head spreads its attention."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ropevit.analysis.attention import AttentionStats, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.heads import Quantity, draw_heads, head_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Attention entropy"
 OPTIONS = ("sizes", "images")
@@ -28,7 +31,7 @@ _ENTROPY = Quantity(
 )
 
 
-def draw(data: AttentionStats, label: str = "") -> Any:
+def draw(data: AttentionStats, label: str = "") -> "Figure":
     """Draw entropies against layers, a panel for each resolution.
 
     Args:

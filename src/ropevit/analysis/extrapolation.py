@@ -1,12 +1,15 @@
 """Figure of extrapolation: a score against test size, beside the paper's results."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.layers import NothingToDrawError
 from ropevit.models.published import curve
 from ropevit.models.registry import get_config
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Extrapolation"
 OPTIONS = ("sizes", "evals", "data")
@@ -34,7 +37,7 @@ def published_curve(name: str) -> Evaluations:
     return Evaluations(curves=(own,), metric="top-1", title="top-1, not evaluated here: the paper's results only")
 
 
-def draw(data: Evaluations) -> Any:
+def draw(data: Evaluations) -> "Figure":
     """Draw a score against test size; see `draw_curves`."""
     return draw_curves(data)
 

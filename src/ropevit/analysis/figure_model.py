@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import Grid, find_body, trained_grid
 from ropevit.models.architectures import Config
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: A table: one dict per row, with the same keys in all.
 Rows = list[dict[str, str | int | float]]
@@ -79,7 +82,7 @@ class FigureOptions:
 class FigureResult(NamedTuple):
     """A figure and its numbers."""
 
-    figure: Any
+    figure: "Figure"
     """A `matplotlib.figure.Figure`."""
     rows: Rows
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResu
 from ropevit.analysis.grouping import LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Frequency maps"
 OPTIONS: tuple[str, ...] = ()
@@ -73,7 +76,7 @@ def to_cell(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]
     return frequencies / np.maximum(speed, 1e-30) * np.log(safe / SLOWEST) / math.log(FASTEST / SLOWEST)
 
 
-def draw(data: FrequencyMap, label: str = "") -> Any:
+def draw(data: FrequencyMap, label: str = "") -> "Figure":
     """Draw a cell for each head; identical layers and heads share one.
 
     Args:

@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +13,10 @@ from ropevit.analysis.attention import AttentionStats, LayerStats, add_label, de
 from ropevit.analysis.figure_model import Rows
 from ropevit.drawing import RC
 from ropevit.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Panels per row, and size of a panel in inches.
 COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
@@ -40,7 +44,7 @@ class Quantity(NamedTuple):
     """Divisor in the comparison."""
 
 
-def draw_heads(data: AttentionStats, quantity: Quantity, title: str, label: str) -> Any:
+def draw_heads(data: AttentionStats, quantity: Quantity, title: str, label: str) -> "Figure":
     """Draw a point for each head and a line for their mean against layers, and uniform attention dashed.
 
     Args:
@@ -84,7 +88,7 @@ def head_rows(data: AttentionStats, columns: Callable[[LayerStats, int], Mapping
     ]
 
 
-def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> None:
+def draw_size(axes: "Axes", layers: Sequence[LayerStats], quantity: Quantity) -> None:
     """Draw one resolution."""
     values = [quantity.value(layer) for layer in layers]
     for layer, found in enumerate(values):
@@ -96,7 +100,7 @@ def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> No
     _label_axes(axes, layers)
 
 
-def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
+def compare(axes: "Axes", data: AttentionStats, quantity: Quantity) -> None:
     """Draw the means of all resolutions, normalized for comparison."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
     for size, color, marker in zip(data.sizes, cycle(COLORS), cycle(_MARKERS), strict=False):
@@ -114,13 +118,13 @@ def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
     axes.legend(fontsize=7.5, frameon=False)
 
 
-def _draw_uniform(axes: Any, values: Sequence[float], color: str, label: str | None = None) -> None:
+def _draw_uniform(axes: "Axes", values: Sequence[float], color: str, label: str | None = None) -> None:
     """Draw the values of uniform attention, layer by layer."""
     edges = np.arange(len(values) + 1) - 0.5
     axes.stairs(values, edges, baseline=None, color=color, linestyle="--", linewidth=0.9, label=label)
 
 
-def _label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:
+def _label_axes(axes: "Axes", layers: Sequence[LayerStats]) -> None:
     """Label the axes of a panel, and draw lines between stages."""
     axes.set_xlabel("layer")
     axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))

@@ -135,7 +135,7 @@ def trained_grid(model: nn.Module) -> Grid:
 
 
 def _walk_attention(
-    module: nn.Module, shared: Any, prefix: str = ""
+    module: nn.Module, shared: object, prefix: str = ""
 ) -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
     """Yield attention layers, each with the shared RoPE of the nearest module around it."""
     shared = getattr(module, "rope", None) or shared

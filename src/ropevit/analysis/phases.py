@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, plot_
 from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
 from ropevit.analysis.plot_grid import plot_grid
 from ropevit.analysis.response import describe_grid, describe_scaling
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Angles seen in training"
 OPTIONS = ("sizes",)
@@ -93,7 +96,7 @@ def new_coverage(shares: np.ndarray) -> np.ndarray:
     return np.maximum(shares[1:] - shares[:1], 0)
 
 
-def draw(data: PhaseCoverage, label: str = "") -> Any:
+def draw(data: PhaseCoverage, label: str = "") -> "Figure":
     """Draw a cell for each head, with a line for each pair.
 
     Args:

@@ -3,13 +3,18 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ropevit.arithmetic import ceil_div
 from ropevit.drawing import RC
 from ropevit.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 #: Most cells per line; layers with more heads take several lines.
 _MAX_COLUMNS = 12
@@ -36,15 +41,15 @@ class PlotRow(NamedTuple):
 class PlotGrid:
     """An empty grid of cells to draw into."""
 
-    figure: Any
-    axes: Any
+    figure: "Figure"
+    axes: "Axes"
     """Axes that all cells share; a cell is 2 wide and 2 high."""
     centers: list[list[tuple[float, float]]]
     """Cell centers of each row: x to the right, y upwards."""
     inches: float
     """Inches of one unit, half a cell."""
 
-    def draw_image(self, pixels: np.ndarray, center: tuple[float, float], **how: Any) -> Any:
+    def draw_image(self, pixels: np.ndarray, center: tuple[float, float], **how: Any) -> "AxesImage":
         """Draw an image into a cell, first row on top, its longer side as long as the cell's."""
         high, wide = pixels.shape[:2]
         x, y = wide / max(high, wide), high / max(high, wide)
@@ -54,7 +59,7 @@ class PlotGrid:
         self.axes.axis(limits)
         return image
 
-    def add_colorbar(self, image: Any, label: str) -> None:
+    def add_colorbar(self, image: "AxesImage", label: str) -> None:
         """Add a color bar at the top right."""
         width, height = self.figure.get_size_inches()
         colorbar_axes = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
@@ -109,7 +114,7 @@ def _cell_centers(row: PlotRow, first: int, columns: int, rise: float) -> list[t
     ]
 
 
-def _label_row(axes: Any, row: PlotRow, centers: Sequence[tuple[float, float]], size: float) -> None:
+def _label_row(axes: "Axes", row: PlotRow, centers: Sequence[tuple[float, float]], size: float) -> None:
     """Write the label of a row beside it, and those of its cells above them."""
     axes.text(-0.1, centers[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
     for text, (x, y) in zip(row.cells, centers, strict=True):

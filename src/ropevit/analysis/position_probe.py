@@ -1,6 +1,6 @@
 """Figure of absolute position: how well a linear map reads a patch's place in the image from its features."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from ropevit.drawing import RC
 from ropevit.extras import require
 from ropevit.models.base import BaseModel
 from ropevit.rope import grid_positions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Absolute position in patch features"
 OPTIONS = ("sizes", "images")
@@ -95,7 +98,7 @@ def position_by_layer(model: BaseModel[Any], images: Float[Tensor, "B c H W"]) -
     return found
 
 
-def draw(data: list[LayerPositions], label: str = "") -> Any:
+def draw(data: list[LayerPositions], label: str = "") -> "Figure":
     """Draw R squared against layers, a color for each image size.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +13,9 @@ from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, plot_
 from ropevit.analysis.layers import find_body, rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, PlotRow, plot_grid
 from ropevit.rope import axial_frequencies
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Points reconstructed from a head's frequencies"
 OPTIONS = ("points",)
@@ -110,7 +113,7 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
     )
 
 
-def draw(data: Reconstruction, label: str = "") -> Any:
+def draw(data: Reconstruction, label: str = "") -> "Figure":
     """Draw the points, their reconstruction from RoPE-Axial, and a cell for each head.
 
     Args:

@@ -1,15 +1,18 @@
 """HTML reports: self-contained files that look alike."""
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ropevit
 from ropevit.analysis.page import read
 from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def render_report(template: str, **values: Any) -> str:
+
+def render_report(template: str, **values: object) -> str:
     """Return the HTML of a report.
 
     Args:
@@ -30,7 +33,7 @@ def render_report(template: str, **values: Any) -> str:
     return environment.from_string(template).render(version=ropevit.__version__, **values)
 
 
-def embed_figure(figure: Any) -> str:
+def embed_figure(figure: "Figure") -> str:
     """Encode a figure as the source of an image."""
     return embed_png(figure_bytes(figure, "png"))
 

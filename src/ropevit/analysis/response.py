@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResu
 from ropevit.analysis.grouping import LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "Response to relative position"
 OPTIONS = ("sizes",)
@@ -83,7 +86,7 @@ def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
     return Response(trained, find_body(model).config.scaling, chosen, tuple(maps))
 
 
-def draw(data: Response, label: str = "") -> Any:
+def draw(data: Response, label: str = "") -> "Figure":
     """Draw a cell for each head: the largest grid, with a frame around the trained range.
 
     With RoPE scaling, which also changes responses inside that range, each grid has a row.
@@ -108,12 +111,12 @@ def draw(data: Response, label: str = "") -> Any:
         f"offsets of the trained grid, {describe_grid(data.trained)}. {describe_scaling(data.scaling)}"
     )
     frame = plot_grid(plot_rows(named), TITLE, label, caption)
-    image = None
+    images = []
     for (grid, shown), centers in zip(lines, frame.centers, strict=True):
         for cell, center in zip(shown.values[0], centers, strict=True):
-            image = frame.draw_image(cell, center, cmap="RdBu_r", vmin=-1, vmax=1)
+            images.append(frame.draw_image(cell, center, cmap="RdBu_r", vmin=-1, vmax=1))
             outline(frame, center, data.trained, grid)
-    frame.add_colorbar(image, "response")
+    frame.add_colorbar(images[-1], "response")
     return frame.figure
 
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +16,9 @@ from ropevit.bench.scale_report import draw_growth, growth_tables
 from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Color of each library, from a color-blind safe palette.
 #: Source of the colors: Okabe and Ito 2008, Color Universal Design.
@@ -155,7 +158,7 @@ def draw_bars(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) ->
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
-def draw_panel(axes: Any, group: Sequence[BenchRow]) -> None:
+def draw_panel(axes: "Axes", group: Sequence[BenchRow]) -> None:
     """Draw one group: a bar for each candidate, a line at the baseline, the ratio beside the bar."""
     first = group[0]
     wide = max([row.ratio_high or 0.0 for row in group] + [1.0])

@@ -4,11 +4,14 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropevit.bench.results import BenchRow
 from ropevit.extras import require
 from ropevit.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _STYLES = {"ape": ":", "rpb": ":", "axial": "-", "mixed": "--"}
 
@@ -103,13 +106,15 @@ def draw_growth(rows: Sequence[BenchRow], colors: Mapping[str, str], caption: st
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
-def _draw_panel(axes: Any, title: str, group: Sequence[BenchRow], measure: Measure, colors: Mapping[str, str]) -> None:
+def _draw_panel(
+    axes: "Axes", title: str, group: Sequence[BenchRow], measure: Measure, colors: Mapping[str, str]
+) -> None:
     """Draw the curves of the candidates of a model and direction."""
     _, unit, value = measure
     drawn = [row for row in group if value(row)]
     for label in _labels(drawn):
         own = sorted((row for row in drawn if row.label == label), key=lambda row: row.pixels)
-        sides, costs = [math.isqrt(row.pixels) for row in own], [value(row) for row in own]
+        sides, costs = [math.isqrt(row.pixels) for row in own], [value(row) or math.nan for row in own]
         style = _STYLES.get(own[0].embedding, "-")
         axes.plot(sides, costs, style, color=colors[own[0].library], marker=".", label=label)
     if not drawn:

@@ -97,7 +97,7 @@ def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], N
     from tyro.extras import SubcommandApp
 
     @wraps(verb)
-    def parsed(*values: Any, **options: Any) -> Callable[[], None]:
+    def parsed(*values: object, **options: Any) -> Callable[[], None]:
         return partial(verb, *values, **options)
 
     app = SubcommandApp()

@@ -64,7 +64,7 @@ def resume(state: RunState, job: RunJob) -> None:
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
 
 
-def check(content: Any, job: RunJob) -> None:
+def check(content: object, job: RunJob) -> None:
     """Check that the content of a file is a checkpoint of this run.
 
     Raises:

@@ -1,12 +1,16 @@
 """Figure of a study: score against test size for each panel, with a separate plot for each RoPE scaling."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.positions import position_label, position_style
 from ropevit.study.results import EmbeddingScores, PanelResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: What is special about the training, and RoPE scaling in evaluation.
 Variant = tuple[str | None, str | None]
@@ -30,7 +34,7 @@ _DASHES = ((4, 2), (1, 1.5))
 GRAY = "#777777"
 
 
-def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
+def draw_curves(results: Sequence[PanelResult], caption: str = "") -> "Figure":
     """Draw score against test size for each panel; with RoPE scaling, a row per panel and a column per variant.
 
     Args:
@@ -64,7 +68,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
     return figure
 
 
-def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, alone: bool = True) -> None:
+def draw_panel(axes: "Axes", result: PanelResult, variant: Variant = _NO_SCALING, alone: bool = True) -> None:
     """Draw the curves of one panel and one variant, with the curves without RoPE scaling dotted behind them.
 
     Args:
@@ -97,7 +101,7 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, a
     axes.set_ylim(bottom=0)  # a truncated axis exaggerates small differences
 
 
-def _draw_references(axes: Any, result: PanelResult) -> None:
+def _draw_references(axes: "Axes", result: PanelResult) -> None:
     """Draw the baselines (majority class, tiling, resizing) as dashed lines, with a legend below the plot."""
     lines = {}
     if result.majority is not None:
@@ -131,7 +135,7 @@ def _describe_variant(variant: Variant) -> str:
     return "\n".join([*parts, "(dotted: as trained at one size, without)"])
 
 
-def _draw_curve(axes: Any, curve: EmbeddingScores) -> None:
+def _draw_curve(axes: "Axes", curve: EmbeddingScores) -> None:
     """Draw one embedding in its own color and marker, with a band where there are several seeds."""
     color, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread

@@ -79,12 +79,12 @@ class PanelSettings:
         return as_json({name: _stored(value) for name, value in asdict(self).items()})
 
 
-def _stored(value: Any) -> Any:
+def _stored(value: object) -> Any:
     """Rename the fields of a group of settings to their names in files."""
     return {STORED_NAMES.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """Replace tuples by lists, as JSON returns them."""
     if isinstance(value, dict):
         return {key: as_json(item) for key, item in value.items()}

@@ -73,7 +73,7 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
     return result
 
 
-def _is_result(content: Any) -> bool:
+def _is_result(content: object) -> bool:
     """Return whether a value has the fields of a run's result that are read elsewhere."""
     kinds = {"metric": str, "train_size": int, "parameters": int, "step_ms": int | float}
     kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
@@ -90,7 +90,7 @@ def _is_result(content: Any) -> bool:
     return all(map(_is_score_table, (content.get("scores"), *baselines.values(), *scaled.values())))
 
 
-def _is_choice(content: Any) -> bool:
+def _is_choice(content: object) -> bool:
     """Return whether a value is the choice of a RoPE scaling method."""
     return isinstance(content, dict) and all(isinstance(content.get(name), str) for name in ("scaling", "baseline"))
 
@@ -100,7 +100,7 @@ def stored_baselines(result: Mapping[str, Any], first: InferenceMode) -> dict[st
     return result.get("baselines") or {first: result.get("baseline", {})}
 
 
-def _is_score_table(content: Any) -> bool:
+def _is_score_table(content: object) -> bool:
     """Return whether a value maps sizes to scores in percent."""
     return isinstance(content, dict) and all(
         size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()

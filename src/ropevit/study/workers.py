@@ -12,19 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
 from ropevit.data.labeled import LabeledImages
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import Report, Run, RunDone, RunFailed
+from ropevit.study.events import Event, Report, Run, RunDone, RunFailed
 from ropevit.study.job import RunJob, StopRequested
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
 from ropevit.study.tuning import hold_out, tuning_panels
 from ropevit.tasks.common.scaling_search import Half
 from ropevit.tasks.common.tuned_scaling import AUTO
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
 
 #: Seconds between two checks of the workers and of the stop event.
 _POLL = 0.2
@@ -42,6 +45,18 @@ class PanelPair(NamedTuple):
 
 
 Panels = Callable[[str], PanelPair]
+
+
+class StopEvent(Protocol):
+    """An event of `threading` or of `multiprocessing`."""
+
+    def is_set(self) -> bool:
+        """Return whether the run is to stop."""
+        ...
+
+    def set(self) -> None:
+        """Ask the run to stop."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +97,8 @@ def _make_panels(plan: StudyPlan, images: Images) -> Panels:
     return panels
 
 
-def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
-    """Execute one run and report its end; `stopped` is an event of `threading` or of `multiprocessing`."""
+def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: StopEvent) -> None:
+    """Execute one run and report its end."""
     parent = os.getppid()
     try:
         panel, tuning = panels(run.panel)
@@ -146,7 +161,9 @@ def _ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
+def _run_worker(
+    plan: StudyPlan, store: Path, tasks: "Queue[Run | None]", events: "Queue[Event]", stop: StopEvent
+) -> None:
     """Execute runs from the queue until it is empty: the main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and sets the stop event
     torch.set_num_threads(plan.threads)
@@ -160,7 +177,12 @@ def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any
 
 
 def _listen(
-    plan: StudyPlan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
+    plan: StudyPlan,
+    processes: Sequence[BaseProcess],
+    events: "Queue[Event]",
+    report: Report,
+    stopped: threading.Event,
+    stop: StopEvent,
 ) -> None:
     """Forward events until every run or every worker has ended; report the runs of workers that died."""
     open_runs = set(plan.runs)

@@ -13,7 +13,7 @@ Config = TypeVar("Config")
 LARGEST = 2**20
 
 
-def from_json(cls: type[Config], stored: Any) -> Config:
+def from_json(cls: type[Config], stored: object) -> Config:
     """Build a dataclass from JSON.
 
     Args:
@@ -31,7 +31,7 @@ def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def check_values(cls: type, stored: Any) -> dict[str, Any]:
+def check_values(cls: type, stored: object) -> dict[str, Any]:
     """Check fields against their types, and convert lists to tuples.
 
     Raises:
@@ -52,7 +52,7 @@ def check_values(cls: type, stored: Any) -> dict[str, Any]:
     return {name: check_value(value, types_of[name], name) for name, value in stored.items()}
 
 
-def check_value(value: Any, hint: Any, name: str) -> Any:
+def check_value(value: object, hint: Any, name: str) -> Any:
     """Check a JSON value against a type, and return it converted to that type.
 
     Args:
@@ -83,7 +83,7 @@ def check_value(value: Any, hint: Any, name: str) -> Any:
     raise ValueError(f"got {name}={short(value)}; expected {' or '.join(map(describe, options))}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     """Return whether a value is a finite number (not a boolean) within the range of float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -91,7 +91,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     """Return whether a value is an integer (not a boolean) of at most LARGEST."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
@@ -126,7 +126,7 @@ def describe(hint: Any) -> str:
     return WORDS.get(hint, "a dict of fields")
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return the first hundred characters of a value's repr."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."

@@ -138,7 +138,7 @@ def _mappings_of(config: Config, layout: str) -> tuple[KeyMapping, ...]:
     return adapter.layouts.get(layout, ()) if adapter.key_mappings is None else adapter.key_mappings(config, layout)
 
 
-def _is_weight(value: Any) -> bool:
+def _is_weight(value: object) -> bool:
     """Return whether a value is a dense floating-point tensor."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 

@@ -123,7 +123,7 @@ def to_table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}", *lines]) if lines else ""
 
 
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(values: object, prefix: str = "") -> dict[str, Any]:
     """Return nested dicts as one, with dotted names; entries that are None or empty are left out."""
     flat = {}
     for name, value in values.items() if isinstance(values, Mapping) else ():
@@ -134,7 +134,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """Return the text of a cell of a table: words as they are, anything else as JSON."""
     text = printable(value if isinstance(value, str) else json.dumps(value))
     text = text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}..."

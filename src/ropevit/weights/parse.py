@@ -97,7 +97,7 @@ def _check_stored(entries: Mapping[str, Any], source: str) -> None:
             )
 
 
-def _wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
+def _wrapper_reason(key: str, value: object, chosen: str, source: str) -> str:
     """Return why an entry beside the chosen weights is dropped."""
     if key in _EMA_WRAPPERS:
         return "EMA weights; ema=True loads them"
@@ -108,7 +108,7 @@ def _wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
     raise WeightsError(f"{source} holds tensors in {key!r} beside the weights in {chosen!r}; give one of the two dicts")
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     """Return whether nested dicts, lists and tuples contain a tensor; they may contain themselves."""
     pending, seen = [value], set()
     while pending:

@@ -68,7 +68,7 @@ def _make_array(*_: object) -> PlainArray:
     return PlainArray((0,))
 
 
-def _make_scalar(plain: Any, content: Any) -> Any:
+def _make_scalar(plain: Any, content: object) -> Any:
     """Replace NumPy's `scalar`."""
     if not isinstance(plain, PlainType) or not isinstance(content, bytes):
         raise UnsupportedPickleError("a scalar without a dtype of numbers or strings")

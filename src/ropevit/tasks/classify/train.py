@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from ropevit.tasks.registry import TASKS
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -55,7 +58,9 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
     return run_training(config, partial(prepare, config), report)
 
 
-def prepare(config: TrainConfig, accelerator: Any, communicator: Communicator) -> "tuple[Classification, Model]":
+def prepare(
+    config: TrainConfig, accelerator: "Accelerator", communicator: Communicator
+) -> "tuple[Classification, Model]":
     """Open the data, and initialize or load the weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
@@ -109,7 +114,12 @@ class Classification:
     metric = TASKS["classify"].metric
 
     def __init__(
-        self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, communicator: Communicator
+        self,
+        config: TrainConfig,
+        train: ImageSource,
+        test: ImageSource,
+        accelerator: "Accelerator",
+        communicator: Communicator,
     ):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.communicator = accelerator, communicator

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +103,7 @@ def encode_marks(counts: Tensor) -> str:
     return "".join((_RIGHT if right else _WRONG) if seen else _UNREAD for right, seen in counts.tolist())
 
 
-def decode_marks(text: Any) -> Tensor:
+def decode_marks(text: object) -> Tensor:
     """Read what `encode_marks` wrote.
 
     Raises:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,15 @@ from ropevit.device import resolve_device
 from ropevit.extras import require
 from ropevit.tasks.common.config import RunConfig
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
 MIXED = {"bfloat16": "bf16", "float16": "fp16", "float32": "no", "tf32": "no"}
 
 
-def make_accelerator(config: RunConfig) -> Any:
+def make_accelerator(config: RunConfig) -> "Accelerator":
     """Initialize the process group, and choose the device and the precision.
 
     Returns:
@@ -117,15 +122,15 @@ class Communicator:
             dist.broadcast(value, src=0, group=self.group)
             tensor.detach().copy_(value)
 
-    def all_gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank."""
         if self.group is None:
             return [value]
-        values = [None] * dist.get_world_size()
+        values: list[T | None] = [None] * dist.get_world_size()
         dist.all_gather_object(values, value, group=self.group)
-        return values
+        return cast("list[T]", values)
 
-    def run_on_main(self, work: Callable[[], Any]) -> Any:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Call a function in the main process only, and return its result in all processes.
 
         Raises:
@@ -140,7 +145,7 @@ class Communicator:
         result, problem = self.all_gather((result, problem))[0]
         if problem is not None:
             raise problem
-        return result
+        return cast("T", result)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

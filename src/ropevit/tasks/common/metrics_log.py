@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.steps import DivergedError, StepLog, check_finite, read_log
+
+BatchT = TypeVar("BatchT")
 
 #: A training has diverged when its mean loss is this many times that of the first line of the log.
 _DIVERGED = 10.0
@@ -36,7 +38,7 @@ class LogWindow:
         self.waited = 0.0
         self.begin = time.perf_counter()
 
-    def wait(self, batches: Iterator[Any]) -> Any:
+    def wait(self, batches: Iterator[BatchT]) -> BatchT:
         """Return the next batch, and add the time spent waiting for it to `waited`."""
         begin = time.perf_counter()
         batch = next(batches)

@@ -253,7 +253,7 @@ def _check_types(settings: Any) -> None:
     if not isinstance(settings, dict):
         raise ValueError(f"it holds a {type(settings).__name__}, expected an object")
     for names, kind in _TYPES.items():
-        value: Any = settings
+        value: object = settings
         for name in names:
             value = None if value is None else value.get(name)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,9 @@ from ropevit.tasks.common.events import Notice, Report, silent
 from ropevit.tasks.common.metrics_log import trackers
 from ropevit.tasks.common.run_dir import open_directory
 from ropevit.tasks.common.run_names import choose_folder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @runtime_checkable
@@ -106,7 +109,7 @@ def with_folder(config: TrainingT, out: Path) -> TrainingT:
     return replace(config, run=replace(config.run, out=out))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> TrainOrder:
+def train_order(config: Any, length: int, accelerator: "Accelerator", **more: Any) -> TrainOrder:
     """Return the order of the training images, divided over processes and micro-batches.
 
     Args:

@@ -46,7 +46,7 @@ class BackboneOptions:
         return {self.stored_names.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, stored: Any) -> Any:
+    def from_dict(cls, stored: object) -> Any:
         """Build the options from JSON that `to_dict` wrote.
 
         Raises:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ropevit.data.loading import describe_skipped
+from ropevit.data.loading import Readable, describe_skipped
 from ropevit.tasks.classify.pixels import initial_pixels
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.common.training import mean_and_std, train_order
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 BatchT = TypeVar("BatchT")
 
@@ -24,7 +27,7 @@ class DenseTask:
         communicator: Collective communication of the processes.
     """
 
-    def __init__(self, config: Any, train: Any, test: Any, accelerator: Any, communicator: Communicator):
+    def __init__(self, config: Any, train: Any, test: Any, accelerator: "Accelerator", communicator: Communicator):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.communicator = accelerator, communicator
         self.order = train_order(config, len(train), accelerator)
@@ -35,7 +38,7 @@ class DenseTask:
         self.pixels = initial_pixels(config.model.body_config(), config.model.init_source() or "")
         self.mean, self.std = mean_and_std(accelerator.device, **self.pixels)
 
-    def note_skipped(self, source: Any, unreadable: Sequence[int]) -> None:
+    def note_skipped(self, source: Readable, unreadable: Sequence[int]) -> None:
         """Record images that could not be read."""
         self.skipped += describe_skipped(source, unreadable)
 
@@ -62,7 +65,7 @@ class DenseTask:
         return {**facts, "recipe": self.config.recipe, **self.pixels}
 
 
-def make_notify(report: Report, accelerator: Any) -> Callable[[str], None]:
+def make_notify(report: Report, accelerator: "Accelerator") -> Callable[[str], None]:
     """Return a function that reports a line as a notice, in the main process only."""
     main_report = report if accelerator.is_main_process else silent
     return lambda line: main_report(Notice(message=line))

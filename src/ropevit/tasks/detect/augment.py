@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from ropevit.extras import require
 
@@ -116,7 +118,7 @@ class ShortestSize:
     longest: int | None = None
     """Maximum length of the longer side; None sets no limit."""
 
-    def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, image: Image.Image, target: dict[str, Tensor]) -> tuple[Image.Image, dict[str, Tensor]]:
         """Resize an image and its boxes."""
         functional = require(_FUNCTIONAL, "train")
         short = self.sides[randint(0, len(self.sides) - 1)]
@@ -142,7 +144,7 @@ def output_size(size: Sequence[int], short: int, longest: int | None) -> list[in
     return [max(int(side + 0.5), 1) for side in sides]
 
 
-def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def random_crop(image: Image.Image, target: dict[str, Tensor]) -> tuple[Image.Image, dict[str, Tensor]]:
     """Crop a random rectangle with sides of 384 to 600 pixels, or of the image where it is smaller."""
     functional = require(_FUNCTIONAL, "train")
     height, width = functional.get_size(image)

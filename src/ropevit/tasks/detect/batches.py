@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from ropevit.arithmetic import ceil_div
@@ -93,7 +94,7 @@ def eval_batches(
     return batches(eval_reader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
 
 
-def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:
+def prepare(image: Image.Image, truth: Boxes, transform: Transform, classes: int) -> Sample:
     """Convert an image and its boxes to a training or evaluation sample."""
     vision, functional = (
         require(f"torchvision.{name}", "train") for name in ("tv_tensors", "transforms.v2.functional")

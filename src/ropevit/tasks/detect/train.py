@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -30,6 +30,9 @@ from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
 from ropevit.tasks.detect.train_config import DetectTrainConfig
 from ropevit.tasks.registry import TASKS
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 def train(config: DetectTrainConfig, report: Report = silent) -> dict[str, float]:
     """Train a detector, or resume its training.
@@ -51,7 +54,7 @@ def train(config: DetectTrainConfig, report: Report = silent) -> dict[str, float
 
 
 def prepare(
-    config: DetectTrainConfig, report: Report, accelerator: Any, communicator: Communicator
+    config: DetectTrainConfig, report: Report, accelerator: "Accelerator", communicator: Communicator
 ) -> "tuple[Detection, Detector]":
     """Open the data, and initialize or load the weights."""
     sources = (

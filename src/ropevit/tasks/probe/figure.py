@@ -1,7 +1,7 @@
 """Figure of a probe: accuracy against image size, a plot for each probe."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS
@@ -9,11 +9,14 @@ from ropevit.tasks.common.scaling_search import NONE
 from ropevit.tasks.probe.intervals import Interval
 from ropevit.tasks.probe.rows import PROBES, ProbeRow
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 #: Axis labels of the probes.
 _METRICS = {"knn": "k-NN accuracy", "linear": "accuracy of a linear probe"}
 
 
-def draw_probes(rows: Sequence[ProbeRow], position: str, trained_at: int, title: str) -> Any:
+def draw_probes(rows: Sequence[ProbeRow], position: str, trained_at: int, title: str) -> "Figure":
     """Draw the accuracy of each probe against image size: a curve for each scaling method, baselines dashed.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -32,6 +32,9 @@ from ropevit.tasks.segment.model import SEGMENTER, build_segmenter, save_segment
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 def train(config: SegmentTrainConfig, report: Report = silent) -> dict[str, float]:
     """Train a segmenter, or resume its training.
@@ -53,7 +56,7 @@ def train(config: SegmentTrainConfig, report: Report = silent) -> dict[str, floa
 
 
 def prepare(
-    config: SegmentTrainConfig, report: Report, accelerator: Any, communicator: Communicator
+    config: SegmentTrainConfig, report: Report, accelerator: "Accelerator", communicator: Communicator
 ) -> "tuple[Segmentation, nn.Module]":
     """Open the data and build the model; on several GPUs, batch norms are synchronized."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")
