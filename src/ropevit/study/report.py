@@ -80,7 +80,7 @@ def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
     if result.majority is not None:
         scores = result.majority.scores
         cells = [f"{scores[size]:.1f}" if size in scores else "" for size in result.sizes]
-        lines.append({"label": f"majority class: {result.majority.name}", "short": "one class", "cells": cells})
+        lines.append({"label": f"majority class: {result.majority.name}", "short": "major", "cells": cells})
     return lines
 
 
