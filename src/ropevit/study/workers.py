@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -47,6 +47,7 @@ class PanelPair(NamedTuple):
 Panels = Callable[[str], PanelPair]
 
 
+@runtime_checkable
 class StopEvent(Protocol):
     """An event of `threading` or of `multiprocessing`."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from ropevit.rope import grid_positions
 from ropevit.rope.scaling import CoordinateJitter, Scaling, parse_override, parse_scaling
 
 
+@runtime_checkable
 class RopePatch(Protocol):
     """Interface of a way to put a scaled rotary embedding in the place of that of a library, in one module."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,6 @@ from ropevit.tasks.common.metrics_log import LogWindow, Metrics
 from ropevit.tasks.common.optim import Ema, count_parameters, make_optimizer
 from ropevit.tasks.common.steps import learning_rate, update_weights
 from ropevit.tasks.registry import Metric
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 #: History of a training at its start: best score and its step, mean loss of the first line of the log, number of
 #: skipped images, and the scores of the last evaluation and its step.
@@ -83,7 +80,7 @@ class Task(Protocol):
 class TrainJob:
     """A training: task, model, config and processes."""
 
-    accelerator: "Accelerator"
+    accelerator: Any
     task: Task
     model: nn.Module
     optim: OptimConfig
