@@ -70,7 +70,11 @@ def test_options_have_timms_spelling():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        (BOTH, {"drop_pth": 1}, "no option named drop_pth for ropevit_rope_mixed_ape_.*; choose among ape_std, attn_norm, class"),
+        (
+            BOTH,
+            {"drop_pth": 1},
+            "no option named drop_pth for ropevit_rope_mixed_ape_.*; choose among ape_std, attn_norm, class",
+        ),
         (BOTH, {"in_channels": 1, "pruned": True}, "no option named in_channels, pruned for .*, in_chans, init_values"),
         (BOTH, {"position": "ape"}, "no option named position"),
         (BOTH, {"pretrained_strict": False}, "no option named pretrained_strict"),

@@ -9,6 +9,7 @@ from timm.layers import resample_patch_embed
 from torch.testing import assert_close
 
 from integrations.timm_models import BOTH, MIXED, RPB, SWIN, create
+from ropevit.models import build_model
 
 
 def arguments(function):
@@ -78,6 +79,7 @@ class TestAttentionMask:
         model = create()
         for shape in ((17, 17), (2, 17, 17), (2, 1, 17, 17)):
             assert_close(model(self.images, torch.ones(shape, dtype=torch.bool)), model(self.images))
+        assert not torch.allclose(model(self.images, torch.eye(17, dtype=torch.bool)), model(self.images), atol=1e-2)
 
     def test_tokens_do_not_see_what_the_mask_hides(self):
         model, mask = create(), torch.ones(17, 17, dtype=torch.bool)
@@ -136,6 +138,40 @@ def test_another_patch_size_resamples_the_patch_embedding_as_timm_does(name, pat
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
     with pytest.raises(ValueError, match=r"got patch_size=\(8, 4\); expected a square, such as 8"):
         model.set_input_size(patch_size=(8, 4))
+
+
+def test_sizes_that_patches_do_not_tile_change_nothing():
+    model, images = create(), torch.randn(1, 3, 64, 64)
+    before = model(images)
+    for sizes in ({"img_size": 65}, {"patch_size": 12}, {"img_size": 60, "patch_size": 8}):
+        with pytest.raises(ValueError, match="do not tile"):
+            model.set_input_size(**sizes)
+        assert torch.equal(model(images), before)
+    model.set_input_size(60, patch_size=15)  # valid together, though patches of 15 do not tile the size before
+    assert (model.config.grid, model.patch_embed.grid_size) == ((4, 4), (4, 4))
+    assert model(torch.randn(1, 3, 60, 60)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", [MIXED, SWIN])
+def test_rope_scaling_keeps_its_grid_when_the_input_size_changes(name):
+    model = create(name, scaling="pi", **({"init_values": None} if name == MIXED else {}))
+    model.set_input_size(128)
+    rebuilt = build_model(model.config).eval()
+    rebuilt.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 128, 128)
+    assert_close(model(images), rebuilt(images))
+    assert model.config.trained_grid == (4, 4)
+
+
+def test_a_norm_behind_the_pooling_is_applied_as_in_our_own_model():
+    model = create(MIXED, pooled_norm=True, global_pool="avg")
+    own = build_model(model.config).eval()
+    own.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    assert_close(model(images), own(images))
+    final, maps = model.forward_intermediates(images, [1], norm=True)
+    assert_close(maps[0], own.forward_intermediates(images, [1], norm=True)[0])
+    assert_close(final, own.forward_features(images))
 
 
 def test_windows_follow_a_ratio_or_a_square():

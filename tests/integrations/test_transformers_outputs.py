@@ -26,7 +26,16 @@ from ropevit.integrations.transformers import (
 from ropevit.models import MODELS
 from ropevit.models.positions import VIT_EMBEDDINGS
 
-VIT = {"width": 32, "depth": 4, "heads": 2, "img_size": 64, "position": "rope_mixed", "num_labels": 4}
+#: Without LayerScale, so that attention shows in every output.
+VIT = {
+    "layer_scale": None,
+    "width": 32,
+    "depth": 4,
+    "heads": 2,
+    "img_size": 64,
+    "position": "rope_mixed",
+    "num_labels": 4,
+}
 SWIN = {
     "width": 16, "depths": (2, 1), "heads": (2, 4), "img_size": 64, "position": "rope_mixed_rpb", "window_size": 4,
 }  # fmt: skip
@@ -43,6 +52,17 @@ def images():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+def sharpened(model):
+    """Make attention far from uniform."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "qkv.weight" in name:
+                parameter.mul_(15)
+            if "relative_position_bias_table" in name:
+                parameter.normal_()
+    return model.eval()
+
+
 def configs(kind, **fields):
     return RopeViTConfig(**VIT, **fields) if kind == "vit" else RopeSwinConfig(**SWIN, **fields)
 
@@ -50,7 +70,7 @@ def configs(kind, **fields):
 @pytest.mark.parametrize(("kind", "place"), [(kind, place) for kind in CLASSES for place in range(3)])
 def test_attention_weights_are_returned_and_change_nothing(kind, place, images):
     fields = {"out_indices": list(range(len(SHAPES[kind]) + 1))} if place == 2 else {}
-    model = CLASSES[kind][place](configs(kind, **fields)).eval()
+    model = sharpened(CLASSES[kind][place](configs(kind, **fields)))
     output, plain = model(images, output_attentions=True), model(images)
     assert [tuple(weights.shape) for weights in output.attentions] == SHAPES[kind]
     assert plain.attentions is None
@@ -61,9 +81,27 @@ def test_attention_weights_are_returned_and_change_nothing(kind, place, images):
 
 @pytest.mark.parametrize("position", ["rope_mixed_decay", "rope_mixed_gaussian", "alibi"])
 def test_distance_biases_take_part_in_the_weights(position, images):
-    model = RopeViTModel(RopeViTConfig(**(VIT | {"position": position}))).eval()
+    model = sharpened(RopeViTModel(RopeViTConfig(**(VIT | {"position": position}))))
     output = model(images, output_attentions=True)
     assert_close(output.last_hidden_state, model(images).last_hidden_state, rtol=1e-4, atol=1e-5)
+    without = sharpened(RopeViTModel(RopeViTConfig(**(VIT | {"position": "rope_mixed"}))))
+    without.load_state_dict(model.state_dict(), strict=False)
+    weights = without(images, output_attentions=True).attentions[0]
+    assert (weights - output.attentions[0]).abs().max() > 0.01
+
+
+def test_attention_pooling_is_no_block(images):
+    model = RopeViTModel(RopeViTConfig(**VIT, pooling="map", pool_heads=4)).eval()
+    assert [tuple(weights.shape) for weights in model(images, output_attentions=True).attentions] == SHAPES["vit"]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_attention_weights_with_gradient_checkpointing_are_refused_in_training(images):
+    model = RopeViTModel(configs("vit")).train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="got output_attentions=True with gradient checkpointing"):
+        model(images, output_attentions=True)
+    assert model.eval()(images, output_attentions=True).attentions
 
 
 def test_weights_have_gradients(images):

@@ -85,7 +85,9 @@ def _execute(
 
 
 def _without_wrong(group: Group, rows: list[BenchRow]) -> Group:
-    """Leave out the candidates that were wrong at another size of the same model."""
+    """Leave out the candidates of the level scale that were wrong at another size of the same model."""
+    if group.level != "scale":
+        return group
     wrong = {row.label for row in rows if _is_wrong(row) and model_of(row.shape) == model_of(group.shape)}
     return replace(group, entries=[entry for entry in group.entries if entry.label not in wrong])
 

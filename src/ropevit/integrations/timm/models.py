@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ropevit.extras import require
 from ropevit.models.base import BaseModel, ConfigT
 from ropevit.models.config import as_pair
+from ropevit.models.layers import resize_embedding
 from ropevit.weights.layouts import to_ours
 from ropevit.weights.match import check_rotation, check_shapes, drop_fixed
 from ropevit.weights.parse import parse_checkpoint
@@ -33,6 +34,7 @@ class TimmModel(BaseModel[ConfigT]):
     """
 
     poolings: ClassVar[tuple[str, ...]]
+    pos_embed: nn.Parameter | None
     layer_index: Callable[[str], int]
 
     def __init__(self, config: ConfigT, global_pool: str | None = None, drop_rate: float = 0.0):
@@ -134,16 +136,39 @@ class TimmModel(BaseModel[ConfigT]):
             check_rotation(config, parsed)
         return super().load_state_dict(state, strict, assign)
 
-    def resize_patches(self, side: int) -> None:
-        """Resample the patch embedding to another side of the patches, in pixels, as timm does (FlexiViT).
+    def resized_config(
+        self, img_size: int | tuple[int, int] | None, patch_size: int | tuple[int, int] | None, **fields: Any
+    ) -> ConfigT:
+        """Return the config for another image size and other patches; None keeps what there is.
+
+        With RoPE scaling the grid to which it refers stays the one before.
+
+        Raises:
+            ValueError: If patches are not squares, or do not tile the image.
+        """
+        config = self.config
+        if config.scaling is not None and config.trained_grid is None:
+            fields["trained_grid"] = config.attention_grid
+        size = config.img_size if img_size is None else as_pair(img_size)
+        side = config.patch_size if patch_size is None else square_side("patch_size", patch_size)
+        return replace(config, img_size=size, patch_size=side, **fields)
+
+    def resize_patch_embed(self) -> None:
+        """Resample the patch embedding to the side of the patches in the config, as timm does (FlexiViT).
 
         Source: Beyer et al. 2023 (arXiv:2212.08013), the pseudo-inverse resize.
         """
-        convolution = self.patch_embed.proj
-        resample = require("timm.layers", "train").resample_patch_embed
-        convolution.weight = replace_data(convolution.weight, resample(convolution.weight.detach(), [side, side]))
-        convolution.kernel_size = convolution.stride = (side, side)
-        self.config = replace(self.config, patch_size=side)
+        convolution, side = self.patch_embed.proj, self.config.patch_size
+        if convolution.kernel_size != (side, side):
+            resample = require("timm.layers", "train").resample_patch_embed
+            convolution.weight = replace_data(convolution.weight, resample(convolution.weight.detach(), [side, side]))
+            convolution.kernel_size = convolution.stride = (side, side)
+
+    def resize_absolute(self, before: tuple[int, int]) -> None:
+        """Resize an absolute embedding from the grid before to that of the config."""
+        if self.pos_embed is not None:
+            resized = resize_embedding(self.pos_embed.detach(), before, *self.config.grid)
+            self.pos_embed = replace_data(self.pos_embed, resized)
 
     def update_patch_embed(self) -> None:
         """Set what timm's tools read of a patch embedding: its sizes as (rows, columns)."""

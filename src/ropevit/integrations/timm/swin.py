@@ -17,8 +17,6 @@ from ropevit.integrations.timm.models import (
     square_side,
     wanted_layers,
 )
-from ropevit.models.config import as_pair
-from ropevit.models.layers import resize_embedding
 from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.swin.attention import resize_bias
 from ropevit.models.swin.model import Stage, SwinBlock
@@ -134,18 +132,14 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         """
         if always_partition:
             raise ValueError("got always_partition=True; expected False: a map no larger than a window is one window")
-        before = self.config.grid
-        if patch_size is not None:
-            self.resize_patches(square_side("patch_size", patch_size))
-        self.config = replace(self.config, img_size=self.config.img_size if img_size is None else as_pair(img_size))
+        before, config = self.config.grid, self.resized_config(img_size, patch_size)
         if window_size is None:
-            window = ceil_div(min(self.config.grid), 8 if window_ratio is None else window_ratio)
+            window = ceil_div(min(config.grid), 8 if window_ratio is None else window_ratio)
         else:
             window = square_side("window_size", window_size)
-        self.config = replace(self.config, window_size=window)
-        if self.pos_embed is not None:
-            resized = resize_embedding(self.pos_embed.detach(), before, *self.config.grid)
-            self.pos_embed = replace_data(self.pos_embed, resized)
+        self.config = replace(config, window_size=window)
+        self.resize_patch_embed()
+        self.resize_absolute(before)
         for stage in self.layers:
             assert isinstance(stage, Stage)
             stage.window = window

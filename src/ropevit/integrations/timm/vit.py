@@ -14,12 +14,8 @@ from ropevit.integrations.timm.models import (
     Intermediates,
     TimmModel,
     check_format,
-    replace_data,
-    square_side,
     wanted_layers,
 )
-from ropevit.models.config import as_pair
-from ropevit.models.layers import resize_embedding
 from ropevit.models.packed import SequenceIds
 from ropevit.models.vit import ViT, ViTConfig
 
@@ -54,8 +50,9 @@ class TimmViT(TimmModel[ViTConfig], ViT):
             self.config = replace(self.config, pooling=global_pool)
 
     def pool(self, features: Tensor) -> Tensor:
-        """Return the class token, or the mean of the patch tokens."""
-        return features[:, 0] if self.global_pool == "token" else features[:, self.num_prefix_tokens :].mean(1)
+        """Return the class token, or the mean of the patch tokens, after the final norm if that follows the pooling."""
+        pooled = features[:, 0] if self.global_pool == "token" else features[:, self.num_prefix_tokens :].mean(1)
+        return self.norm(pooled) if self.config.pooled_norm else pooled
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: timm's signature, not ours
         self,
@@ -131,7 +128,7 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         blocks = self.run_blocks(tokens, positions, mask_sequences(tokens, attn_mask, is_causal))
         for index, x in enumerate(islice(blocks, last)):
             if index in wanted:
-                kept[index] = self.norm(x) if norm else x
+                kept[index] = self.norm_tokens(x) if norm else x
         grid = tuple(side // self.config.patch_size for side in images.shape[2:])
         patches = [kept[index][:, self.num_prefix_tokens :] for index in wanted]
         if output_fmt == "NCHW":
@@ -140,9 +137,9 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         if output_dict:
             found: dict[str, Any] = {"image_intermediates": patches}
             found |= {"image_intermediates_prefix": prefix} if return_prefix_tokens else {}
-            return found if intermediates_only else found | {"image_features": self.norm(x)}
+            return found if intermediates_only else found | {"image_features": self.norm_tokens(x)}
         features = list(zip(patches, prefix, strict=True)) if return_prefix_tokens else patches
-        return features if intermediates_only else (self.norm(x), features)
+        return features if intermediates_only else (self.norm_tokens(x), features)
 
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
@@ -166,13 +163,9 @@ class TimmViT(TimmModel[ViTConfig], ViT):
             img_size: Height and width in pixels, or the side of a square; None keeps it.
             patch_size: Side of the patches in pixels; None keeps it.
         """
-        before = self.config.grid
-        if patch_size is not None:
-            self.resize_patches(square_side("patch_size", patch_size))
-        self.config = replace(self.config, img_size=self.config.img_size if img_size is None else as_pair(img_size))
-        if self.pos_embed is not None:
-            resized = resize_embedding(self.pos_embed.detach(), before, *self.config.grid)
-            self.pos_embed = replace_data(self.pos_embed, resized)
+        before, self.config = self.config.grid, self.resized_config(img_size, patch_size)
+        self.resize_patch_embed()
+        self.resize_absolute(before)
         self.update_model_args()
 
 

@@ -1,6 +1,6 @@
 """Attention weights as transformers' models return them: attention written out, in place of the fused one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -18,10 +18,10 @@ class EagerAttention(TorchFunctionMode):
     """Computes `scaled_dot_product_attention` by matrix products and keeps the weights of each call, with gradients.
 
     Args:
-        heads: Number of heads, A, of each call in turn.
+        heads: Number of heads, A, of each block in turn; later calls, such as attention pooling, stay fused.
     """
 
-    def __init__(self, heads: Iterator[int]):
+    def __init__(self, heads: Sequence[int]):
         super().__init__()
         self.heads = heads
         self.weights: list[Float[Tensor, "R A n n"]] = []
@@ -29,7 +29,7 @@ class EagerAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and len(self.weights) < len(self.heads):
             return self.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -42,10 +42,11 @@ class EagerAttention(TorchFunctionMode):
         scale: float | None = None,
     ) -> Float[Tensor, "B Ah n d"]:
         """Attend, and keep the weights by row: an image of a ViT, a window of a Swin."""
+        heads = self.heads[len(self.weights)]
         scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-        weights = scores.softmax(-1, torch.float32).to(v.dtype).unflatten(1, (-1, next(self.heads))).flatten(0, 1)
+        weights = scores.softmax(-1, torch.float32).to(v.dtype).unflatten(1, (-1, heads)).flatten(0, 1)
         self.weights.append(weights)
         return weights.reshape(scores.shape) @ v
 
@@ -71,5 +72,5 @@ def collect_attentions(config: Config, wanted: bool) -> Iterator[Callable[[], tu
     else:
         assert isinstance(config, ViTConfig)
         heads, last = [config.heads] * config.depth, range(config.depth)
-    with EagerAttention(iter(heads)) as attention:
+    with EagerAttention(heads) as attention:
         yield lambda: tuple(attention.weights[index] for index in last if index < len(attention.weights))

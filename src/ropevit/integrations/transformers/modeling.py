@@ -122,8 +122,17 @@ class RopePreTrainedModel(PreTrainedModel):
         self.ropevit.set_grad_checkpointing(enable)
 
     def attentions(self, requested: bool | None) -> AbstractContextManager[Callable[[], tuple[Tensor, ...] | None]]:
-        """Collect attention weights in a context, if the call requests them, or else the config does."""
+        """Collect attention weights in a context, if the call requests them, or else the config does.
+
+        Raises:
+            ValueError: If they are wanted in a training with gradient checkpointing, which computes them twice.
+        """
         wanted = bool(self.config.output_attentions if requested is None else requested)
+        if wanted and self.training and self.gradient_checkpointing:
+            raise ValueError(
+                "got output_attentions=True with gradient checkpointing; call "
+                "model.gradient_checkpointing_disable(), or leave it out"
+            )
         return collect_attentions(self.ropevit.config, wanted)
 
     def prepare(self, pixel_values: Tensor) -> Tensor:
