@@ -7,7 +7,8 @@ The seeds of `evidence.py` resample the same 182 drawings, so an interval over t
 these drawings, which all seeds share. Here the arms of the tests are trained again at one seed and evaluated on
 `RESAMPLES` further bootstrap samples of the drawings, with canvases of their own. The standard deviation of a
 difference over these samples estimates how much another set of 182 drawings of the same artist would move it. It is
-that of single trainings, so it is too large rather than too small for a mean over seeds.
+too large rather than too small for that: it is of single trainings, not of a mean over seeds; it contains the choice of
+canvases; and an eighth of both variances is in the interval over the seeds already.
 
 Each line of `results/evidence_drawings.jsonl` is a sample: scores in percent by curve and test size.
 """
@@ -72,17 +73,22 @@ def line_of(seed: int, curves: Sequence[tuple[Curve, int]]) -> dict[str, Any]:
     return {"resample": seed, "seed": SEED, "scores": scores}
 
 
+def scores_of(line: Mapping[str, Any]) -> dict[tuple[Curve, int], float]:
+    """Return the scores of a line by curve and size."""
+    return {
+        (Curve(found["panel"], found["arm"], found["mode"]), found["size"]): found["score"] for found in line["scores"]
+    }
+
+
 def spread(part: Difference, lines: Sequence[Mapping[str, Any]]) -> float:
     """Return the standard deviation over the samples of drawings of a difference, in points."""
-    by_curve = [
-        {
-            (Curve(found["panel"], found["arm"], found["mode"]), found["size"]): found["score"]
-            for found in line["scores"]
-        }
-        for line in lines
-    ]
-    values = torch.tensor([found[part.above, part.size] - found[part.below, part.size] for found in by_curve])
-    return values.std().item()
+    scores = [scores_of(line) for line in lines]
+    return torch.tensor([found[part.above, part.size] - found[part.below, part.size] for found in scores]).std().item()
+
+
+def whole(lines: Sequence[Mapping[str, Any]], curves: Sequence[tuple[Curve, int]]) -> list[Mapping[str, Any]]:
+    """Return the lines that have every score, the last of each sample: the curves change if others become the best."""
+    return [*{line["resample"]: line for line in lines if scores_of(line).keys() >= set(curves)}.values()]
 
 
 def both(part: Difference, lines: Sequence[Mapping[str, Any]]) -> float:
@@ -100,12 +106,13 @@ def drawings_table(results: Sequence[Mapping[str, Any]], lines: Sequence[Mapping
         half = both(part, lines)
         text = f"{mean:+.1f} ± {half:.1f}"
         rows.append([compared, difference, f"{spread(part, lines):.1f}", f"**{text}**" if abs(mean) > half else text])
-    return table(["part", "over trainings", "sd over drawings", "over trainings and drawings"], rows)
+    return table(["part", "over trainings", "sd over drawings and canvases", "over trainings and drawings"], rows)
 
 
 def evaluate_missing(curves: Sequence[tuple[Curve, int]]) -> None:
     """Evaluate the samples that are missing, one after another."""
-    missing = [seed for seed in RESAMPLES if seed not in {line["resample"] for line in evidence.read(RESULTS)}]
+    done = {line["resample"] for line in whole(evidence.read(RESULTS), curves)}
+    missing = [seed for seed in RESAMPLES if seed not in done]
     for curve, _ in curves if missing else ():
         trained(curve.panel, curve.arm)
     for seed in missing:
@@ -120,10 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--update", type=Path, help="a page whose table to replace")
     arguments = parser.parse_args()
+    if arguments.update and "| part |" not in arguments.update.read_text(encoding="utf-8"):
+        parser.error(f"{arguments.update} has no table that begins with | part |; add its first line where it belongs")
     torch.set_num_threads(1)
     results = evidence.read()
-    evaluate_missing(wanted(parts(gather(results))))
-    found = drawings_table(results, evidence.read(RESULTS))
+    curves = wanted(parts(gather(results)))
+    evaluate_missing(curves)
+    found = drawings_table(results, whole(evidence.read(RESULTS), curves))
     print("\n".join(found))
     if arguments.update:
         update(arguments.update, [found])
