@@ -42,5 +42,5 @@ def test_create_timm_model_has_no_option_for_videos():
     import timm
 
     import_module("ropevit.integrations.timm")
-    with pytest.raises(ValueError, match="no option named frames for ropevit_rope_mixed_deit_tiny_patch16_LS"):
+    with pytest.raises(TypeError, match="no option named frames for ropevit_rope_mixed_deit_tiny_patch16_LS"):
         timm.create_model("ropevit_rope_mixed_deit_tiny_patch16_LS", frames=4)

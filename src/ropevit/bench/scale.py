@@ -101,7 +101,7 @@ class Pooled(nn.Module):
 
 def _dinov3(size: ModelSize) -> nn.Module:
     """Build transformers' DINOv3 with the width and depth of `size`."""
-    transformers = require("transformers", "transformers")
+    transformers = require("transformers", "dense")
     config = transformers.DINOv3ViTConfig(
         hidden_size=size.width,
         intermediate_size=4 * size.width,

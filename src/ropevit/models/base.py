@@ -118,7 +118,7 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0 removes it."""
         self.config = replace(self.config, num_classes=num_classes)
-        like = self.patch_embed.proj.weight
+        like = next(self.patch_embed.parameters())
         head = init_linear(nn.Linear(self.config.num_features, num_classes)) if num_classes else nn.Identity()
         self.head = head.to(device=like.device, dtype=like.dtype).train(self.training)
 

@@ -320,7 +320,14 @@ def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
     assert [row.size for row in rows] == [16, 32, 48]
     assert list(table(out / "per_class.csv")[0]) == ["class", "name", "16", "32", "48"]
     shown = {f"{name}.{form}" for name in ("confusion", "worst") for form in ("csv", "png")}
-    assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png", *shown}
+    assert {file.name for file in out.iterdir()} == {
+        "eval.csv",
+        "per_class.csv",
+        "eval.json",
+        "curve.png",
+        "report.html",
+        *shown,
+    }
 
 
 def test_evaluations_without_a_folder_are_numbered_and_resume_takes_the_last(pets, weights, tmp_path, monkeypatch):

@@ -132,7 +132,13 @@ def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_pa
     measure(place, out, lambda event: done.append(event), sizes=(32, 64), resume=True)
     assert [event.row.size for event in done if isinstance(event, EvalSizeDone)] == [64]
     assert table(out / "eval.csv")[:1] == kept
-    assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
+    assert {file.name for file in out.iterdir()} == {
+        "eval.csv",
+        "per_class.csv",
+        "eval.json",
+        "curve.png",
+        "report.html",
+    }
     for options, changed in (
         ({"options": DetectorOptions(save_detections=True)}, "save_detections was False, now True"),
         ({"batch_size": 2}, "batch_size was 1, now 2"),

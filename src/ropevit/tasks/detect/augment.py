@@ -6,13 +6,16 @@ of the dict are returned unchanged.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ropevit.extras import require
+
+#: A picture, or pixels as a tensor.
+ImageT = TypeVar("ImageT", Image.Image, Tensor)
 
 #: Lengths of the shorter side in multi-scale training, in pixels.
 SHORT_EDGE_LENGTHS = tuple(range(480, 801, 32))
@@ -118,7 +121,7 @@ class ShortestSize:
     longest: int | None = None
     """Maximum length of the longer side; None sets no limit."""
 
-    def __call__(self, image: Image.Image, target: dict[str, Tensor]) -> tuple[Image.Image, dict[str, Tensor]]:
+    def __call__(self, image: ImageT, target: dict[str, Any]) -> tuple[ImageT, dict[str, Any]]:
         """Resize an image and its boxes."""
         functional = require(_FUNCTIONAL, "train")
         short = self.sides[randint(0, len(self.sides) - 1)]
@@ -144,7 +147,7 @@ def output_size(size: Sequence[int], short: int, longest: int | None) -> list[in
     return [max(int(side + 0.5), 1) for side in sides]
 
 
-def random_crop(image: Image.Image, target: dict[str, Tensor]) -> tuple[Image.Image, dict[str, Tensor]]:
+def random_crop(image: ImageT, target: dict[str, Any]) -> tuple[ImageT, dict[str, Any]]:
     """Crop a random rectangle with sides of 384 to 600 pixels, or of the image where it is smaller."""
     functional = require(_FUNCTIONAL, "train")
     height, width = functional.get_size(image)
