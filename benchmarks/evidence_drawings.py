@@ -33,7 +33,7 @@ from ropevit.models.vit import ViT
 RESULTS = Path(__file__).parent / "results/evidence_drawings.jsonl"
 SEED = evidence.SEEDS[0]
 #: Seeds of the samples of drawings and of their canvases: none of a training.
-RESAMPLES = range(1000, 1032)
+RESAMPLES = range(1000, 1016)
 
 
 def parts(scores: Scores) -> list[Difference]:
