@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
 
 
 def unused_path(path: Path) -> Path:
-    """Return the path, or the first of NAME-2, NAME-3, ... (before the suffix of a file) that does not exist."""
+    """Return the path of a file, or the first of NAME-2, NAME-3, ... (before its suffix) that does not exist."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

@@ -62,6 +62,21 @@ def acquire(folder: Path) -> BaseFileLock:
     return lock
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds a folder."""
+    if not (folder / NAME).exists():
+        return False
+    lock = FileLock(folder / NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False  # who takes the lock reports it
+    lock.release()
+    return False
+
+
 def is_empty(folder: Path) -> bool:
     """Return whether a folder is missing, or holds nothing but its lock."""
     return not folder.exists() or (folder.is_dir() and all(path.name == NAME for path in folder.iterdir()))

@@ -137,9 +137,9 @@ def _show_training(config: Training) -> None:
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
     if bars.started:
         results = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-        if bars.steps < bars.length:
+        if bars.done == bars.steps < bars.length:  # early stopping says so itself
             hint = "the same command with --resume and without --max-steps continues"
-            print_line(console, f"stopped after {bars.steps} of {bars.length} steps; {hint}")
+            print_line(console, f"stopped after {bars.done} of {bars.length} steps; {hint}")
         print_line(console, f"{results}\nresults are in {bars.out}")
 
 
@@ -177,6 +177,7 @@ class TrainingBars(LiveDisplay):
         self.task, self.config = None, config
         self.started, self.out = False, Path()
         self.per_epoch = self.steps = self.length = 1
+        self.done = 0
         self.notices: set[str] = set()
         self.waits: list[float] = []
         self.warned = False
@@ -186,7 +187,7 @@ class TrainingBars(LiveDisplay):
         match event:
             case TrainStarted(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
                 self.started, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
-                self.out = event.out
+                self.out, self.done = event.out, first
                 if self.config is not None:
                     self.print_line(model_line(self.config, event))
                 if first:
@@ -194,6 +195,7 @@ class TrainingBars(LiveDisplay):
                 self.progress.start()
                 self.task = self.progress.add_task("training", completed=first, total=steps, note="")
             case StepDone(step=step):
+                self.done = step
                 self.update_bar(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
             case LogLine(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
                 bound = "data" if wait > _DATA_BOUND else "compute"

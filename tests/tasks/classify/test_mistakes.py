@@ -19,8 +19,9 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def measure(checkpoint, data, out, *sizes):
-    evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, sizes=sizes, workers=0, device="cpu"))
+def measure(checkpoint, data, out, *sizes, resume=False):
+    settings = {"out": out, "sizes": sizes, "resume": resume, "workers": 0, "device": "cpu"}
+    evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), **settings))
     return out
 
 
@@ -64,3 +65,7 @@ def test_mistakes_are_those_at_the_size_nearest_to_the_trainings(pets, weights, 
     )
     files = [(folder / "worst.csv").read_text() for folder in (both, near, far)]
     assert files[0] == files[2] != files[1], "of two equally near, the smaller"
+    later = [(measure(path, pets, out, 64, resume=True) / "worst.csv").read_text() for out in (near, far)]
+    assert later == files[1:], "a nearer size was evaluated before"
+    measure(path, pets, near, 16, resume=True)
+    assert (near / "worst.csv").read_text() == files[2]

@@ -60,6 +60,11 @@ def test_the_report_shows_pictures_that_exist_and_says_what_is_missing(write):
     assert "1 result is missing" in page
     assert "Images with the highest loss" in page
     assert "Confused classes" not in page
+    assert "At 64 px" not in page, "a nearer size may be missing"
+
+
+def test_the_report_says_the_size_of_its_pictures(write):
+    assert "At 64 px. Rows: true class" in write(pictures=["confusion.png"]).read_text()
 
 
 def test_conclusions_name_the_training_size_the_best_and_the_worst():

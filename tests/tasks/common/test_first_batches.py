@@ -29,7 +29,7 @@ def pixels(path):
 def test_the_first_batches_are_drawn_and_all_of_them_are_passed_on(tmp_path, steps, parts):
     task, number, seeded = Colors(), steps * parts, []
     batches = draw_first_batches(
-        task, iter(range(100, 100 + number)), (steps, parts), tmp_path, lambda *key: seeded.append(key)
+        task, iter(range(100, 100 + number)), (steps, parts), tmp_path, lambda *key: seeded.append(key), seeded.append
     )
     drawn = range(min(number, BATCHES))
     assert seeded == [(index // parts, index % parts) for index in drawn]
@@ -38,6 +38,24 @@ def test_the_first_batches_are_drawn_and_all_of_them_are_passed_on(tmp_path, ste
     grid = pixels(tmp_path / PICTURE)
     assert {100 + index for index in range(min(number, BATCHES))} <= set(grid[..., 0][(grid[..., 1:] == 0).all(-1)])
     assert (grid == class_color(1)).all(-1).any(), "the legend"
+
+
+def test_a_training_goes_on_where_its_first_batches_cannot_be_drawn(tmp_path, monkeypatch):
+    def draw_two(out):
+        return list(draw_first_batches(task, iter([1, 2]), (2, 1), out, lambda *_: None, notices.append))
+
+    task, notices = Colors(), []
+    (tmp_path / "file").touch()
+    assert draw_two(tmp_path / "file") == [1, 2]
+    assert notices[0].message.startswith("train_batches.png was not drawn: ValueError: cannot write")
+    monkeypatch.setattr(task, "draw_batch", lambda *_: DrawnBatch([]), raising=False)
+    assert draw_two(tmp_path / "out") == [1, 2]
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(task, "draw_batch", lambda batch, *_: batch / 0)
+    assert draw_two(tmp_path) == [1, 2]
+    assert [notice.message for notice in notices[1:]] == [
+        "train_batches.png was not drawn: ZeroDivisionError: division by zero"
+    ]
 
 
 def test_every_training_draws_its_first_batches_and_that_changes_nothing(unbroken, small, tmp_path, monkeypatch):
@@ -81,6 +99,14 @@ def test_a_resumed_training_does_not_draw_again(small, tmp_path):
 
 def test_a_target_names_its_classes_without_what_smoothing_adds():
     classes = ("ant", "bee", "cat")
-    assert describe_target([0.02, 0.96, 0.02], classes) == ["bee"]
-    assert describe_target([0.3, 0.02, 0.68], classes) == ["cat 0.68", "ant 0.30"]
-    assert describe_target([0.0, 0.0, 1.0], classes) == ["cat"]
+    assert describe_target([0.02, 0.96, 0.02], classes, 0.06) == ["bee"]
+    assert describe_target([0.3, 0.02, 0.68], classes, 0.06) == ["cat 0.68", "ant 0.30"]
+    assert describe_target([0.0, 0.0, 1.0], classes, 0.0) == ["cat"]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_both_parts_of_a_mix_are_named_where_there_are_two_classes(smoothing):
+    def smoothed(*parts):
+        return describe_target([part * (1 - smoothing) + smoothing / 2 for part in parts], ("ant", "bee"), smoothing)
+
+    assert [len(smoothed(*parts)) for parts in ((0.7, 0.3), (0.5, 0.5), (1.0, 0.0))] == [2, 2, 1]

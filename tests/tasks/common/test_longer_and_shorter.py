@@ -1,14 +1,17 @@
 """Trainings without a name, with more epochs on resuming, and with fewer by early stopping."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from ropevit.locks import lock_folder
 from ropevit.tasks.classify.train import Classification, train
-from ropevit.tasks.common.events import EvalDone, Notice, TrainStarted
+from ropevit.tasks.common.events import EvalDone, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.extension import longer
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_names import choose_folder, numbered_folders
+from ropevit.tasks.common.run_summary import find_runs
 from ropevit.weights import load_model
 
 
@@ -24,21 +27,42 @@ def events_of(config, *kinds):
         ((), "run", "run"),
         (("run",), "run-2", "run"),
         (("run", "run-2"), "run-3", "run-2"),
-        (("run", "run-3"), "run-2", "run"),
-        (("run-2",), "run", "run-2"),
+        (("run", "run-3"), "run-4", "run-3"),
+        (("run-2",), "run-3", "run-2"),
+        (("run", "run-2", "run-10", "run-02", "run-1", "run-new", "my-run-11"), "run-11", "run-10"),
     ],
 )
-def test_names_count_up_and_resuming_takes_the_last(tmp_path, there, free, last):
+@pytest.mark.parametrize("run", ["run", "lr0.01"])
+def test_names_count_up_and_resuming_takes_the_last(tmp_path, there, free, last, run):
+    there = [name.replace("run", run) for name in there]
+    free, last = (name.replace("run", run) for name in (free, last))
     for name in there:
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
-    assert choose_folder(tmp_path / "run", resume=False) == tmp_path / free
-    assert choose_folder(tmp_path / "run", resume=True) == tmp_path / last
-    assert numbered_folders(tmp_path / "run") == [tmp_path / name for name in there if name != "run-3"]
+    assert choose_folder(tmp_path / run, resume=False) == tmp_path / free
+    assert choose_folder(tmp_path / run, resume=True) == tmp_path / last
+    assert numbered_folders(tmp_path / run) == [tmp_path / name for name in there[:3]]
 
 
-def test_an_empty_folder_is_free(tmp_path):
-    assert choose_folder(tmp_path, resume=False) == tmp_path
+def test_an_empty_folder_is_free_unless_a_process_holds_it(tmp_path):
+    assert choose_folder(tmp_path / "none" / "run", resume=False) == tmp_path / "none" / "run"
+    run = tmp_path / "run"
+    with lock_folder(run):
+        assert choose_folder(run, resume=False) == tmp_path / "run-2"
+    run.mkdir()
+    (run / ".lock").touch()  # of a killed process
+    assert choose_folder(run, resume=False) == run
+
+
+def test_resuming_without_a_folder_continues_that_of_older_versions(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(small(1, max_steps=1, out=Path("runs/train")))
+    (started,) = events_of(small(1, max_steps=2, out=None, resume=True), TrainStarted)
+    assert (str(started.out), started.first) == ("runs/train", 1)
+    other = json.loads(Path("runs/train/config.json").read_text()) | {"recipe": "other"}
+    Path("runs/train/config.json").write_text(json.dumps(other))
+    (started,) = events_of(small(1, max_steps=1, out=None, resume=True), TrainStarted)
+    assert (str(started.out), started.first) == ("runs/fashion", 0)
 
 
 def test_trainings_without_a_folder_are_numbered_by_recipe(small, tmp_path, monkeypatch):
@@ -50,6 +74,29 @@ def test_trainings_without_a_folder_are_numbered_by_recipe(small, tmp_path, monk
     assert (str(started.out), started.first) == ("runs/fashion-2", 0)
     assert json.loads((started.out / "config.json").read_text())["run"]["out"] == "runs/fashion-2"
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["fashion", "fashion-2"]
+
+
+def test_a_refused_extension_changes_nothing(small, tmp_path):
+    train(small(1))
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"got max_steps=4, but .* is at step 8 already"):
+        train(small(2, max_steps=4, resume=True))
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+    (started,) = events_of(small(1, resume=True), TrainStarted)
+    assert started.first == 8
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_an_extended_training_is_not_complete_until_its_new_end(small, tmp_path):
+    run = tmp_path / "run"
+    train(small(1))
+    assert find_runs([run])[0].finished
+    train(small(2, max_steps=9, resume=True))
+    names = {path.name for path in run.glob("*.safetensors")}
+    assert names == {"best.safetensors"}
+    train(small(2, resume=True))
+    assert find_runs([run])[0].finished
+    assert load_model(run / "model_ema.safetensors")[1].metadata["step"] == 16
 
 
 def losses(folder):
@@ -116,6 +163,30 @@ def test_a_training_ends_when_its_score_no_longer_improves(small, scored, tmp_pa
     scored(40.0, 10.0, 10.0, 10.0, 10.0)
     later = events_of(small(9, patience=3, resume=True), EvalDone)
     assert [event.step for event in later] == [40, 48, 56, 64]
+
+
+def test_patience_counts_from_where_a_training_was_extended(small, scored):
+    scored(30.0, 20.0, 20.0, 10.0)
+    train(small(3, patience=2))
+    scored(20.0, 10.0)
+    seen = events_of(small(9, patience=2, max_steps=32, resume=True), EvalDone)
+    assert [event.step for event in seen] == [32]
+    scored(20.0, 10.0)
+    seen = events_of(small(9, patience=2, resume=True), EvalDone)
+    assert [event.step for event in seen] == [40]
+
+
+def test_patience_that_ends_a_training_at_once_evaluates_the_moving_average(small, scored):
+    def kill(event):
+        if event == StepDone(step=21):
+            raise RuntimeError("killed")
+
+    scored(30.0, 20.0)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(small(9, save_interval=4), kill)
+    scored(20.0, 10.0)
+    (seen,) = events_of(small(9, patience=1, resume=True), EvalDone)
+    assert (seen.step, seen.scores) == (20, {"top1": 20.0, "ema_top1": 10.0})
 
 
 def test_patience_counts_evaluations_and_not_the_steps_in_between(small, scored):

@@ -23,6 +23,7 @@ from ropevit.tasks.classify.mistakes import Prediction, PredictionLog, mistake_f
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.eval_report import nearest_size
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
     BaselinePlan,
@@ -33,7 +34,6 @@ from ropevit.tasks.common.evaluation import (
     SizeEvaluation,
     distributed,
     evaluate_sizes,
-    nearest_size,
 )
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.tuned_scaling import TunedScaling
@@ -117,7 +117,7 @@ class EvalInputs:
         return views_at(self, (self.eval_model.trained_at,))[0]
 
     def shows_mistakes(self, view: View, mode: InferenceMode) -> bool:
-        """Return whether an evaluation also writes what was wrong: at the test size nearest to the training's.
+        """Return whether an evaluation also collects what was wrong: at the test size nearest to the training's.
 
         With ReaL labels, images have several true classes, and none is confused with another.
         """
@@ -294,7 +294,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),
-        files=_draw_mistakes(log.gather(communicator), view, inputs),
+        mistakes=_draw_mistakes(log.gather(communicator), view, inputs),
     )
 
 

@@ -161,10 +161,11 @@ class Classification:
         """Draw the first images of a micro-batch as the model sees them, with their classes and the parts in a mix."""
         images, targets = self.inputs(batch, step)
         pixels = ((images[:most] * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-        tiles = []
+        tiles, smoothing = [], self.config.augment.label_smoothing
         for image, target in zip(pixels.permute(0, 2, 3, 1).numpy(), targets[:most].tolist(), strict=False):
             side = tile_side(image.shape[0])
-            tiles.append(Tile(fit(Image.fromarray(image), side), "\n".join(describe_target(target, self.classes))))
+            lines = describe_target(target, self.classes, smoothing)
+            tiles.append(Tile(fit(Image.fromarray(image), side), "\n".join(lines)))
         return DrawnBatch(tiles)
 
     def resize(self, images: Tensor, step: int) -> Tensor:
@@ -218,14 +219,15 @@ class Classification:
         save_model(path, model, classes=self.train.classes, metadata=metadata)
 
 
-def describe_target(target: Sequence[float], classes: Sequence[str]) -> list[str]:
+def describe_target(target: Sequence[float], classes: Sequence[str], smoothing: float) -> list[str]:
     """Return the classes of a target, the largest part first; what label smoothing adds to all classes is left out.
 
     Args:
         target: Part of each class.
         classes: Names of the classes.
+        smoothing: Label smoothing, which all classes share.
     """
-    rest, order = min(target), sorted(range(len(target)), key=lambda label: -target[label])
+    rest, order = smoothing / len(target), sorted(range(len(target)), key=lambda label: -target[label])
     mixed = [label for label in order[:2] if target[label] - rest > 0.005 or label == order[0]]
     return [classes[label] if len(mixed) == 1 else f"{classes[label]} {target[label]:.2f}" for label in mixed]
 

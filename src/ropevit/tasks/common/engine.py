@@ -29,10 +29,10 @@ from ropevit.tasks.common.checkpoints import (
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, Interrupted, Interruption
 from ropevit.tasks.common.early_stopping import describe_stop, out_of_patience
-from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
+from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone
 from ropevit.tasks.common.first_batches import DrawsBatches, draw_first_batches
 from ropevit.tasks.common.metrics_log import LogWindow, Metrics
-from ropevit.tasks.common.optim import Ema, count_parameters, make_optimizer
+from ropevit.tasks.common.optim import Ema, make_optimizer
 from ropevit.tasks.common.steps import learning_rate, update_weights
 from ropevit.tasks.registry import Metric
 
@@ -124,14 +124,14 @@ class TrainState:
 
 
 def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
-    """Train, from the newest checkpoint if there is one.
+    """Train.
 
     Writes `metrics.jsonl`, `train_batches.png`, `checkpoints/`, `best.safetensors` and, at the end,
     `model.safetensors` (with an EMA also `model_ema.safetensors`).
 
     Args:
         job: The training.
-        state: Initial state, from `start`.
+        state: Initial state, from `start` and `resume`.
 
     Returns:
         The scores of the last evaluation.
@@ -139,10 +139,8 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
     Raises:
         Interrupted: If the process received SIGTERM or SIGINT; the checkpoint holds every step done.
         DivergedError: If the loss is not finite, or ten times that at the start.
-        CheckpointError: If a checkpoint cannot be written, or all existing ones are damaged.
+        CheckpointError: If a checkpoint cannot be written.
     """
-    resume(state, job)
-    job.report(_describe_start(state, job))
     try:
         if job.is_main_process:
             state.metrics = Metrics(job.run, job.settings, state.step, state.history["evaluated"])
@@ -153,21 +151,6 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
     finally:
         if state.metrics is not None:
             state.metrics.close()
-
-
-def _describe_start(state: TrainState, job: TrainJob) -> TrainStarted:
-    """Return the event of the start of a training."""
-    (parameters, trainable), classes = count_parameters(state.unwrapped), getattr(job.task, "classes", ())
-    return TrainStarted(
-        first=state.step,
-        steps=job.last_step,
-        length=job.steps,
-        steps_per_epoch=job.task.steps_per_epoch,
-        out=job.run.folder,
-        parameters=parameters,
-        trainable=trainable,
-        num_classes=len(classes) or None,
-    )
 
 
 def start(job: TrainJob) -> TrainState:
@@ -196,6 +179,7 @@ def resume(state: TrainState, job: TrainJob) -> None:
 
     Raises:
         ValueError: If its step is beyond `max_steps`.
+        CheckpointError: If all checkpoints are damaged.
     """
     folder = job.run.folder / "checkpoints"
     step = job.communicator.run_on_main(lambda: _newest_step(folder, job.report))
@@ -225,8 +209,8 @@ def _newest_step(folder: Path, report: Report) -> int | None:
 def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> None:
     """Run the remaining steps, with log lines, checkpoints and evaluations."""
     run, epoch = job.run, job.task.steps_per_epoch
-    if state.step and state.history["evaluated"] != state.step and _evaluation_due(state.step, job):
-        _evaluate_and_save(state, job)  # an evaluation that was interrupted
+    if state.step and _evaluation_missing(state, job):
+        _evaluate_and_save(state, job)
     batches = _open_batches(state, job)
     state.window.restart()
     while state.step < job.last_step and not _out_of_patience(state, job):
@@ -252,8 +236,8 @@ def _open_batches(state: TrainState, job: TrainJob) -> Iterator[Any]:
     batches, parts = job.task.batches(state.step, job.last_step), job.run.grad_accum_steps
     if state.step or not job.is_main_process or not isinstance(job.task, DrawsBatches):
         return batches
-    shape = job.last_step, parts
-    return draw_first_batches(job.task, batches, shape, job.run.folder, partial(_seed_micro_batch, job))
+    seed = partial(_seed_micro_batch, job)
+    return draw_first_batches(job.task, batches, (job.last_step, parts), job.run.folder, seed, job.report)
 
 
 def _out_of_patience(state: TrainState, job: TrainJob) -> bool:
@@ -264,6 +248,14 @@ def _out_of_patience(state: TrainState, job: TrainJob) -> bool:
 def _evaluation_due(step: int, job: TrainJob) -> bool:
     """Return whether an evaluation follows a step."""
     return step >= job.last_step or step % (job.run.val_interval * job.task.steps_per_epoch) == 0
+
+
+def _evaluation_missing(state: TrainState, job: TrainJob) -> bool:
+    """Return whether an evaluation was interrupted, or a training that ends here lacks that of the EMA."""
+    history, average = state.history, f"ema_{job.task.metric.name}"
+    if history["evaluated"] != state.step and _evaluation_due(state.step, job):
+        return True
+    return state.ema is not None and average not in history["scores"] and _out_of_patience(state, job)
 
 
 def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:

@@ -66,7 +66,7 @@ def write_eval_report(results: ResultsDir, summary: EvalSummary, curve: bytes) -
         columns=columns_of(results.rows),
         rows=[cells_of(row, columns_of(results.rows)) for row in results.rows],
         **_classes(results, results.column(reference)),
-        pictures=_pictures(results),
+        pictures=_pictures(results, f"At {reference.size} px. " if summary.missing == 0 else ""),
         method=["Scores are in percent. Images that could not be read are skipped and counted."],
         notes=[printable(note) for note in summary.notes],
         environment=json.dumps(machine, indent=2),
@@ -75,9 +75,15 @@ def write_eval_report(results: ResultsDir, summary: EvalSummary, curve: bytes) -
     results.write(REPORT, page)
 
 
+def nearest_size(sizes: Sequence[int], trained_at: int) -> int:
+    """Return the test size nearest to that of the training, the smaller of two."""
+    return min(sizes, key=lambda size: (abs(size - trained_at), size))
+
+
 def nearest_row(rows: Sequence[SizeResult], trained_at: int) -> SizeResult:
     """Return the first row of the size nearest to that of the training, the smaller of two."""
-    return min(rows, key=lambda row: (abs(row.size - trained_at), row.size))
+    nearest = nearest_size([row.size for row in rows], trained_at)
+    return next(row for row in rows if row.size == nearest)
 
 
 def conclusions(rows: Sequence[SizeResult], summary: EvalSummary) -> list[str]:
@@ -136,10 +142,10 @@ def _classes(results: ResultsDir, column: str) -> dict[str, Any]:
     }
 
 
-def _pictures(results: ResultsDir) -> list[dict[str, str]]:
-    """Return the pictures of the directory with their titles."""
+def _pictures(results: ResultsDir, size: str) -> list[dict[str, str]]:
+    """Return the pictures of the directory with their titles, and with a sentence about their size."""
     there = {name: results.folder / name for name in _PICTURES if (results.folder / name).exists()}
     return [
-        {"title": _PICTURES[name][0], "text": _PICTURES[name][1], "source": embed_png(path.read_bytes())}
+        {"title": _PICTURES[name][0], "text": size + _PICTURES[name][1], "source": embed_png(path.read_bytes())}
         for name, path in there.items()
     ]

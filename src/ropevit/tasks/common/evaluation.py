@@ -16,7 +16,7 @@ from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_report import EvalSummary, write_eval_report
+from ropevit.tasks.common.eval_report import EvalSummary, nearest_size, write_eval_report
 from ropevit.tasks.common.eval_results import CURVE, OUT, ResultsDir, SizeResult, mode_of, read_rows, read_settings
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
@@ -120,6 +120,8 @@ class SizeEvaluation:
     """Images that could not be read, with the reason."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Content of further files for the output directory, by name."""
+    mistakes: Mapping[str, bytes] = field(default_factory=dict)
+    """Content of files that the directory has once, of the test size nearest to the training's, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +180,6 @@ class EvalPlan:
         found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.mode: self.evaluate_size}
         found |= {mode: self.baselines[mode].evaluate_size for mode in baselines if self.baselines[mode].differs(size)}
         return found
-
-
-def nearest_size(sizes: Sequence[int], trained_at: int) -> int:
-    """Return the test size nearest to that of the training, the smaller of two."""
-    return min(sizes, key=lambda size: (abs(size - trained_at), size))
 
 
 def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
@@ -269,13 +266,15 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     known = {(row.size, mode_of(row) or plan.mode) for row in rows}
     wanted = [(size, *one) for size in plan.sizes for one in plan.modes_at(size, context.config.baselines).items()]
     todo = [(size, evaluate_size) for size, mode, evaluate_size in wanted if (size, mode) not in known]
+    alike = [size for size, mode in known if mode == plan.mode]
+    nearest = nearest_size([*alike, *plan.sizes], plan.trained_at)
     if rows and context.is_main_process:
         draw_results(results, plan, others, len(todo))
     for done, (size, evaluate_size) in enumerate(todo, 1):
         result = evaluate_size(size)
         rows.append(result.row)
         if context.is_main_process:
-            for name, content in result.files.items():
+            for name, content in {**result.files, **(result.mistakes if size == nearest else {})}.items():
                 results.write_bytes(name, content)
             results.add(result.row, result.classes)
             draw_results(results, plan, others, len(todo) - done)

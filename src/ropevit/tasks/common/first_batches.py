@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ropevit.files import write_atomically
 from ropevit.painting import Tile, add_legend, image_grid, png_bytes
+from ropevit.tasks.common.events import Notice, Report
+from ropevit.weights.errors import first_line
 
 #: Name of the picture in the directory of a training.
 PICTURE = "train_batches.png"
@@ -49,8 +51,9 @@ def draw_first_batches(
     shape: tuple[int, int],
     out: Path,
     seed: Callable[[int, int], None],
+    report: Report,
 ) -> Iterator[BatchT]:
-    """Draw the first batches into `out`, and iterate over all of them.
+    """Draw the first batches into `out`, and iterate over all of them; a failure to draw is reported alone.
 
     Args:
         task: Draws a batch.
@@ -58,17 +61,28 @@ def draw_first_batches(
         shape: Number of steps, and of the micro-batches of each.
         out: Directory of the training.
         seed: Seeds the random numbers of a micro-batch as the training does, from its step and its number in the step.
+        report: Called with a notice if the picture cannot be drawn.
     """
     (steps, parts), drawn = shape, list[DrawnBatch]()
     first = list(islice(batches, min(steps * parts, BATCHES)))
-    for number, batch in enumerate(first):
-        step, part = divmod(number, parts)
-        seed(step, part)
-        drawn.append(task.draw_batch(batch, step, IMAGES))
+    try:
+        for number, batch in enumerate(first):
+            step, part = divmod(number, parts)
+            seed(step, part)
+            drawn.append(task.draw_batch(batch, step, IMAGES))
+        _write_picture(drawn, task.classes, out / PICTURE)
+    except Exception as error:  # whatever it is: the training does not need the picture, and other processes wait
+        report(Notice(message=f"{PICTURE} was not drawn: {type(error).__name__}: {first_line(error)}"))
+    return chain(first, batches)
+
+
+def _write_picture(drawn: Sequence[DrawnBatch], classes: Sequence[str], path: Path) -> None:
+    """Write a picture of drawn batches, one a row; none if there is nothing in them."""
     tiles = [tile for each in drawn for tile in each.tiles]
+    if not tiles:
+        return
     side = max(max(tile.image.size) for tile in tiles)
     grid = image_grid(tiles, max(len(each.tiles) for each in drawn), side)
     labels = sorted({label for each in drawn for label in each.labels})
-    picture = add_legend(grid, [(label, task.classes[label]) for label in labels], (2 * side, 2 * side))
-    write_atomically(out / PICTURE, lambda file: file.write(png_bytes(picture)))
-    return chain(first, batches)
+    picture = add_legend(grid, [(label, classes[label]) for label in labels], (2 * side, 2 * side))
+    write_atomically(path, lambda file: file.write(png_bytes(picture)))

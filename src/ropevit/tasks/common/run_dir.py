@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -136,9 +136,18 @@ _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
 }
 
 
+class Extension(NamedTuple):
+    """More epochs or steps for a training, to be stored with `store_extension`."""
+
+    settings: dict[str, Any]
+    """Content of config.json with the new length."""
+    note: str
+    """Line for the user."""
+
+
 def open_directory(
     run: RunConfig, settings: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]] | None = None
-) -> tuple[str, ...]:
+) -> Extension | None:
     """Create the directory of a run and write config.json; on resuming, check that config and images are the same.
 
     Fields of `run` that do not change the results may differ, and so may the path of the data; the training may be
@@ -150,7 +159,7 @@ def open_directory(
         images: Identity of the images of each split, from `identify`.
 
     Returns:
-        Lines for the user.
+        The new length of a training that is longer than before; config.json still has the old one.
 
     Raises:
         ValueError: If the directory holds something else, or a training with another config or other images.
@@ -161,22 +170,31 @@ def open_directory(
     if is_empty(out) or _has_not_trained(out):
         _remove_partial_files(out)
         write_json(out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
-        return ()
+        return None
     if not run.resume:
         more = ", or continue the training in it with --resume" if (out / FILE).exists() else ""
         raise ValueError(f"{out} is not empty; choose another --out{more}")
-    before, notes = read_settings(out), ()
+    before, extension = read_settings(out), None
     if unit := longer(before, settings):
-        before, note = extend(before, settings, unit)
-        notes = (note,)
+        extension = Extension(*extend(before, settings, unit))
+        before = extension.settings
     if changed := differences(comparable(before), comparable(settings)):
         raise ValueError(f"{out} was started with other options ({'; '.join(changed)}); resume it with the same")
     check_unchanged(out, before.get(IMAGES) or {}, images or {})
     _check_checkpoints(out)
     _remove_partial_files(out)
-    if notes:
-        write_json(out / FILE, before)
-    return notes
+    return extension
+
+
+def store_extension(folder: Path, extension: Extension) -> None:
+    """Store the new length of a training, whose checkpoint was loaded, in config.json."""
+    write_json(folder / FILE, extension.settings)
+
+
+def remove_final_weights(folder: Path) -> None:
+    """Remove the last weights and their EMA, which say that a training is complete; the best ones stay."""
+    for choice in ("last", "ema"):
+        (folder / RUN_FILES[choice]).unlink(missing_ok=True)
 
 
 def _check_checkpoints(folder: Path) -> None:

@@ -1,29 +1,34 @@
 """Names of output directories where none is given: NAME, NAME-2, NAME-3, ..."""
 
-from itertools import count, takewhile
+import re
 from pathlib import Path
 
-from ropevit.files import unused_path
-from ropevit.locks import is_empty
+from ropevit.locks import is_empty, is_locked
 
 
 def numbered_folders(first: Path) -> list[Path]:
-    """Return NAME, NAME-2, ... up to the first that does not exist; NAME itself may be missing.
+    """Return those of NAME, NAME-2, NAME-3, ... that exist, the highest number last; some may be missing.
 
     Args:
         first: The directory named NAME.
     """
-    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
-    return [*([first] if first.exists() else []), *takewhile(Path.exists, others)]
+    name = re.compile(rf"{re.escape(first.name)}-([2-9]|[1-9]\d+)")
+    beside = first.parent.iterdir() if first.parent.is_dir() else ()
+    others = {int(found[1]): path for path in beside if (found := name.fullmatch(path.name))}
+    return [*([first] if first.exists() else []), *(others[number] for number in sorted(others))]
 
 
 def choose_folder(first: Path, resume: bool) -> Path:
-    """Return the first of NAME, NAME-2, ... that is not taken; on resuming the last one that is, if there is any.
+    """Return the directory after the last of NAME, NAME-2, ... that exists; on resuming that one itself.
+
+    Without any it is NAME. A directory that is empty, and that no other process holds, is taken again.
 
     Args:
         first: The directory named NAME.
         resume: Whether to continue what is in a directory.
     """
-    if resume:
-        return (numbered_folders(first) or [first])[-1]
-    return first if first.is_dir() and is_empty(first) else unused_path(first)
+    last = (numbered_folders(first) or [first])[-1]
+    if resume or (is_empty(last) and not is_locked(last)):
+        return last
+    number = 1 if last == first else int(last.name.rpartition("-")[2])
+    return first.with_name(f"{first.name}-{number + 1}")

@@ -16,11 +16,28 @@ from ropevit.data.order import TrainOrder
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.engine import Task, TrainJob, run_training_loop, start
-from ropevit.tasks.common.events import Notice, Report, silent
+from ropevit.tasks.common.early_stopping import out_of_patience
+from ropevit.tasks.common.engine import (
+    Task,
+    TrainJob,
+    TrainState,
+    resume,
+    run_training_loop,
+    save,
+    start,
+)
+from ropevit.tasks.common.events import Notice, Report, TrainStarted, silent
 from ropevit.tasks.common.metrics_log import trackers
-from ropevit.tasks.common.run_dir import open_directory
-from ropevit.tasks.common.run_names import choose_folder
+from ropevit.tasks.common.optim import count_parameters
+from ropevit.tasks.common.run_dir import (
+    FILE,
+    Extension,
+    open_directory,
+    read_settings,
+    remove_final_weights,
+    store_extension,
+)
+from ropevit.tasks.common.run_names import choose_folder, numbered_folders
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +71,8 @@ TrainingT = TypeVar("TrainingT", bound=Training)
 
 #: Folder of the output directories of trainings that name none.
 RUNS = Path("runs")
+#: The one directory of such trainings in older versions.
+OLDER_OUT = RUNS / "train"
 
 #: Opens the data, and initializes or loads the weights.
 Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
@@ -92,16 +111,51 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             communicator=communicator,
         )
         state = start(job)
-        notes = communicator.run_on_main(lambda: record(config, task))  # last: a refused training writes nothing
-        for note in notes:
-            job.report(Notice(message=note))
+        extension = communicator.run_on_main(lambda: record(config, task))  # last: a refused training writes nothing
+        resume(state, job)
+        _extend(state, job, extension)
         _warmup_notice(job)
+        job.report(_describe_start(state, job))
         return run_training_loop(job, state)
 
 
+def _extend(state: TrainState, job: TrainJob, extension: Extension | None) -> None:
+    """Make an extended training longer, from its checkpoint; what says that a training was complete goes first."""
+    if extension is not None and state.step:
+        state.history["extended_at"] = state.step
+        save(state, job)
+    ended = out_of_patience(state.history, job.run.patience, job.task.steps_per_epoch)
+    if state.step < job.steps and not ended:
+        job.communicator.run_on_main(lambda: remove_final_weights(job.run.folder))
+    if extension is not None:
+        job.communicator.run_on_main(lambda: store_extension(job.run.folder, extension))
+        job.report(Notice(message=extension.note))
+
+
+def _describe_start(state: TrainState, job: TrainJob) -> TrainStarted:
+    """Return the event of the start of a training."""
+    (parameters, trainable), classes = count_parameters(state.unwrapped), getattr(job.task, "classes", ())
+    return TrainStarted(
+        first=state.step,
+        steps=job.last_step,
+        length=job.steps,
+        steps_per_epoch=job.task.steps_per_epoch,
+        out=job.run.folder,
+        parameters=parameters,
+        trainable=trainable,
+        num_classes=len(classes) or None,
+    )
+
+
 def folder_of(config: Training) -> Path:
-    """Return the output directory of a training: where none is given, the next free one of the recipe."""
-    return config.run.out or choose_folder(RUNS / config.recipe.rpartition("/")[2], config.run.resume)
+    """Return the output directory of a training: where none is given, the next free one of the recipe.
+
+    On resuming it is the last one of the recipe; if there is none, that of older versions, if it is of this recipe.
+    """
+    first, run = RUNS / config.recipe.rpartition("/")[2], config.run
+    if run.out is None and run.resume and not numbered_folders(first) and (OLDER_OUT / FILE).exists():
+        return OLDER_OUT if read_settings(OLDER_OUT).get("recipe") == config.recipe else first
+    return run.out or choose_folder(first, run.resume)
 
 
 def with_folder(config: TrainingT, out: Path) -> TrainingT:
@@ -137,11 +191,11 @@ def mean_and_std(
     return first, second
 
 
-def record(config: Training, task: Task) -> tuple[str, ...]:
+def record(config: Training, task: Task) -> Extension | None:
     """Write the config and the identity of the images; on resuming, compare them with the stored ones.
 
     Returns:
-        Lines for the user.
+        The new length of a training that is longer than before, which is not yet written.
     """
     classes = getattr(task, "classes", None)
     facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()

@@ -13,6 +13,7 @@ from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.tasks.common.confusion import confusion_files
 from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
+from ropevit.tasks.common.eval_report import nearest_size
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
     BaselinePlan,
@@ -23,7 +24,6 @@ from ropevit.tasks.common.evaluation import (
     SizeEvaluation,
     distributed,
     evaluate_sizes,
-    nearest_size,
     weights_and_name,
 )
 from ropevit.tasks.common.inference_modes import InferenceMode
@@ -303,7 +303,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
             return found
         pairs = {(true, predicted): float(counts[true, predicted]) for true, predicted in counts.nonzero().tolist()}
         title = f"{name} on {fields['data']}, {size} px"
-        return replace(found, files=confusion_files(pairs, classes, title, "pixels"))
+        return replace(found, mistakes=confusion_files(pairs, classes, title, "pixels"))
 
     return EvalPlan(
         **fields,
