@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from options import TINY_TRAINING
 from ropevit.cli import main
+from ropevit.cli import train as cli_train
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars, read_config
@@ -48,6 +50,22 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
     main(["runs", str(tmp_path)])
     assert "0.0385/8" in capsys.readouterr().out
     assert (tmp_path / "runs.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("last", "said"), [(32, False), (40, True)])
+def test_early_stopping_before_max_steps_is_not_reported_as_their_end(last, said, tmp_path, monkeypatch, capsys):
+    def stop(_, report):
+        report(TrainStarted(first=0, steps=40, length=72, steps_per_epoch=8, out=tmp_path, parameters=1, trainable=1))
+        report(StepDone(step=last))
+        return {"top1": 30.0}
+
+    monkeypatch.setattr(cli_train, "find_task", lambda _: SimpleNamespace(get=lambda _: stop))
+    monkeypatch.setattr(cli_train, "model_line", lambda *_: "a model")
+    cli_train._show_training(SimpleNamespace(recipe="fashion"))
+    printed = capsys.readouterr().out
+    assert "top1 30.00" in printed
+    assert ("stopped after 40 of 72 steps" in printed) == said
+    assert ("--max-steps" in printed) == said
 
 
 def test_the_display_names_a_skipped_file_once_and_fits_eighty_columns(tmp_path):
