@@ -59,9 +59,10 @@ def test_early_stopping_before_max_steps_is_not_reported_as_their_end(last, said
         report(StepDone(step=last))
         return {"top1": 30.0}
 
+    config = read_config(["fashion"])
     monkeypatch.setattr(cli_train, "find_task", lambda _: SimpleNamespace(get=lambda _: stop))
     monkeypatch.setattr(cli_train, "model_line", lambda *_: "a model")
-    cli_train._show_training(SimpleNamespace(recipe="fashion"))
+    cli_train._show_training(config)
     printed = capsys.readouterr().out
     assert "top1 30.00" in printed
     assert ("stopped after 40 of 72 steps" in printed) == said
