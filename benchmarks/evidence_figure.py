@@ -41,7 +41,7 @@ class Line(NamedTuple):
     def label(self) -> str:
         """Label in the legend."""
         if self.arm == FLOOR:
-            return "a model that learned nothing"
+            return "majority class"
         label = position_label(self.arm.split()[0])
         return f"{label}, {self.note}" if self.note else label
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import evidence
+import evidence_drawings
 import evidence_report
 import isotropy
 import pooled
@@ -24,7 +25,11 @@ from ropevit.study.panels.pixels import pixel_logits
 from ropevit.study.settings import FASHION
 
 ROOT = Path(__file__).parents[1]
-EVIDENCE = [("docs/evidence.md", lines) for lines in evidence_report.tables(evidence.read())]
+RESULTS, DRAWINGS = evidence.read(), evidence.read(evidence_drawings.RESULTS)
+EVIDENCE = [
+    ("docs/evidence.md", lines)
+    for lines in (*evidence_report.tables(RESULTS), evidence_drawings.drawings_table(RESULTS, DRAWINGS))
+]
 TABLES = [*pooled.tables(), *tiles.tables(), *isotropy.tables(), *EVIDENCE]
 
 
@@ -92,7 +97,7 @@ SECTIONS = [
     (RECORD, "## The study", "## The search"),
     (RECORD, "## Scaling methods and rope types", "These are small models"),
     ("docs/evidence.md", "## In short", "## How it was done"),
-    ("docs/evidence.md", "in all three\ntasks. H4:", "## Scores"),
+    ("docs/evidence.md", "in all three\ntasks. H4:", "## What other drawings"),
     ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --rope-types all`"),
     ("docs/scaling.md", "## What to take for large images", "\n## "),
     ("docs/choose.md", "## Our comparison", "## Detection and segmentation"),

@@ -88,7 +88,7 @@ class BaseModel(nn.Module, Generic[ConfigT]):
 
     def reset_parameters(self) -> None:
         """Initialize all weights by `reset_module`, those of the model itself last; nothing on the meta device."""
-        if self.patch_embed.proj.weight.is_meta:
+        if next(self.parameters()).is_meta:
             return
         _, *parts = self.modules()
         for module in (*parts, self):
