@@ -123,7 +123,7 @@ JOURNEYS = {
             "figures all --checkpoint runs/dino --evals scores --out drawn",
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
-        refused("export dino.onnx --checkpoint runs/dino", "is a detector; export supports classifiers"),
+        refused("export dino.onnx --checkpoint runs/dino", "is a detector; export supports classifiers and segmenters"),
     ),
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
@@ -142,7 +142,11 @@ JOURNEYS = {
             "figures all --checkpoint runs/upernet --evals scores --out drawn",
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
-        refused("export upernet.onnx --checkpoint runs/upernet", "is a segmenter; export supports classifiers"),
+        Row(
+            "export upernet.onnx --checkpoint runs/upernet",
+            ("upernet.onnx",),
+            says="output labels: batch x height x width",
+        ),
     ),
     "the rest": (
         Row(f"{STUDY} --out study", ("study/report.html", "study/curves.png", "study/results.json")),

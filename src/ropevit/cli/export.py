@@ -1,4 +1,4 @@
-"""`ropevit export`: a classifier as ONNX file or torch.export program."""
+"""`ropevit export`: a classifier or a segmenter with a linear head as ONNX file or torch.export program."""
 
 import re
 import sys
@@ -17,8 +17,9 @@ from ropevit.integrations.export import Difference, ExportReport, MismatchError,
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, set_scaling
+from ropevit.models.exportable import ExportModel
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model, scaling_for
-from ropevit.tasks.common.run_dir import WeightsChoice, task_of_checkpoint
+from ropevit.tasks.common.run_dir import WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS
 
 
@@ -79,10 +80,13 @@ class ExportConfig:
 
 
 def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
-    """Export a classifier as ONNX or torch.export program, and compare its outputs with the model's.
+    """Export a model as ONNX or torch.export program, and compare its outputs with the model's.
+
+    Segmenters, with the linear head, return label maps and logits, for images of any size.
 
     For example:
       ropevit export model.onnx --checkpoint runs/mine
+      ropevit export segmenter.onnx --checkpoint runs/segmenter
       ropevit export model.onnx --checkpoint runs/study/runs/zoom-rope_mixed-seed0
       ropevit export model.onnx --model rope_mixed_deit_small_patch16_LS --static-size 224x320
       ropevit export small.onnx --model rope_axial_deit_small_patch16_LS --int8
@@ -93,8 +97,10 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     if config.format == "onnx":
         require_onnx()
     with console.status("loading the model"):
-        model, facts = _load_exportable(config, size, console)
-    if size and not config.static_size and not model.config.windowed:
+        task = task_of_checkpoint(config.checkpoint, config.weights)
+        load = _load_classifier if task is TASKS[CLASSIFY] else _load_dense
+        model, facts = load(config, size, console)
+    if size and not config.static_size and not isinstance(model, ExportModel) and not model.config.windowed:
         raise ValueError(f"the size of a ViT is dynamic; to fix it use --static-size {size[0]}x{size[1]}")
     options: dict[str, Any] = {
         "size": size,
@@ -115,28 +121,59 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     print_report(console, report)
 
 
-def _load_exportable(
+def _load_dense(
+    config: ExportConfig,
+    size: tuple[int, int] | None,
+    console: Console,
+) -> tuple[ExportModel, dict[str, Any]]:
+    """Load a model of another task than classification, which knows its own metadata.
+
+    Raises:
+        ValueError: If an option does not apply to it.
+    """
+    task = task_of_checkpoint(config.checkpoint, config.weights)
+    if task.export is None:
+        raise ValueError(
+            f"{config.checkpoint} is a {task.noun}; export supports classifiers and segmenters with the linear head"
+        )
+    if config.model is not None:
+        raise ValueError(f"got --model with a {task.noun}, whose file holds the config of its model: leave it out")
+    if size or config.int8:
+        name = "--int8" if config.int8 else "--static-size" if config.static_size else "--size"
+        raise ValueError(f"got {name} with a {task.noun}; it is for classifiers: leave it out")
+    if config.scaling is not None and "scaling" not in task.predict_options:
+        reason = task.eval_refused.get("scaling", "it has no RoPE scaling")
+        raise ValueError(f"got --scaling with a {task.noun}: {reason}; leave it out")
+    options = {} if config.scaling is None else {"scaling": config.scaling}
+    model = task.get("export")(str(weights_file(config.checkpoint, config.weights)), **options)
+    for note in model.notes:
+        print_line(console, note)
+    return model, {}
+
+
+def _load_classifier(
     config: ExportConfig, size: tuple[int, int] | None, console: Console
 ) -> tuple[Model, dict[str, Any]]:
-    """Load the model, with its class names and pixel normalization.
+    """Load a classifier, with its class names and preprocessing.
 
     Raises:
         ValueError: If it cannot be exported.
     """
-    task = task_of_checkpoint(config.checkpoint, config.weights)
-    if task is not TASKS[CLASSIFY]:
-        raise ValueError(
-            f"{config.checkpoint} is a {task.noun}; export supports classifiers. Its backbone can be exported in "
-            "Python: see 'Detectors and segmenters' in docs/export.md"
-        )
     eval_model = read_eval_model(config.model, config.checkpoint, config.weights)
     if eval_model.labels_pixels:
         raise ValueError(
             f"{config.checkpoint} is a segmentation model of a study, whose outputs are decoded outside "
             "the model; export a classifier"
         )
-    facts = {"classes": known_names(eval_model), "mean": eval_model.mean, "std": eval_model.std}
     model = eval_model.build(config_at(eval_model, size or ()))
+    height, width = size or model.config.img_size
+    crop = {"crop": eval_model.family_crop or 1.0, "squash": eval_model.squash}
+    facts = {
+        "classes": known_names(eval_model),
+        "mean": eval_model.mean,
+        "std": eval_model.std,
+        "resize": {"height": height, "width": width, **crop, "interpolation": "bicubic"},
+    }
     if config.scaling is not None:
         scaling, choice = scaling_for(eval_model, config.scaling, config.model, config.checkpoint)
         set_scaling(model, scaling)

@@ -101,6 +101,9 @@ class TaskSpec:
     """Options of `ropevit predict` that this task reads, besides the size; tasks may share one."""
     predict_files: Part = ()
     """Names of files and folders that it writes beside the images."""
+    export: Part = None
+    """Opens a model for `ropevit export`: called with its file and, if given, `scaling` as a keyword (if that is one of
+    its `predict_options`); returns a `ropevit.models.exportable.ExportModel`."""
     step_spec: Part = None
     """Describes a training step, for --estimate and the line about the model: called with a config and the number of
     classes (None or left out: those of the published data), returns a StepSpec."""
@@ -238,6 +241,7 @@ TASKS: dict[str, TaskSpec] = {
             ),
         },
         predict_files=("labels", "classes.txt"),
+        export=f"{_SEGMENT}.export:open_export",
         step_spec=f"{_SEGMENT}.estimate:step_spec",
         recipe_facts=f"{_SEGMENT}.recipes:recipe_facts",
         load=f"{_SEGMENT}.model:load_segmenter",

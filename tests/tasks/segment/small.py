@@ -58,4 +58,5 @@ def small_segmenter(head="upernet", **changes):
         ),
     }
     size = {"model": "deit_tiny", "width": 32, "depth": 4, "heads": 2, "init": None}
-    return SegmenterConfig(**({"head": head, head: heads[head]} | size | changes))
+    chosen = {head: heads[head]} if head in heads else {}  # a linear head has no options
+    return SegmenterConfig(**({"head": head} | chosen | size | changes))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from ropevit.models import Model
+from ropevit.models.exportable import ExportModel, image_spec
 
 #: Default tolerance on the largest difference, relative to the largest output: far above rounding errors.
 TOLERANCE = 1e-4
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +35,25 @@ class MismatchError(RuntimeError):
         self.differences = tuple(differences)
 
 
-def _sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
-    """Return shapes of three test batches: the model's own size, a smaller and wider, a larger and narrower one.
-
-    With a fixed size, they differ in the batch size only.
-    """
-    config = model.config
-    sizes = [size or config.img_size] * 3
-    if size is None:
-        rows, columns = (max(side // config.multiple, 2) for side in config.img_size)
-        grids = (rows, columns), (max(rows // 2, 2), columns + 3), (rows + 2, max(columns - 3, 2))
-        sizes = [(h * config.multiple, w * config.multiple) for h, w in grids]
-    return [(batch, config.in_channels, *side) for batch, side in zip((1, 2, 3), sizes, strict=True)]
+def _sample_shapes(model: nn.Module, size: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
+    """Return shapes of three test batches: of the model's sample sizes, or with a fixed size of three batch sizes."""
+    spec = image_spec(model)
+    sizes = spec.samples if size is None else [size] * 3
+    return [(batch, spec.channels, *side) for batch, side in zip((1, 2, 3), sizes, strict=True)]
 
 
 @torch.no_grad()
-def compare(run: Run, model: Model, size: tuple[int, int] | None) -> tuple[Difference, ...]:
+def compare(run: Run, model: nn.Module, size: tuple[int, int] | None) -> tuple[Difference, ...]:
     """Run an exported file and its model on the same random images, of three image or batch sizes."""
     generator = torch.Generator().manual_seed(0)
     differences = []
     for shape in _sample_shapes(model, size):
         images = torch.randn(shape, generator=generator)
-        absolute, relative = difference(run(images), model(images))
+        found = run(images)
+        if isinstance(model, ExportModel):
+            absolute, relative = model.difference(images, found)
+        else:
+            absolute, relative = difference(found[0], model(images))
         differences.append(Difference(shape=shape, absolute=absolute, relative=relative))
     return tuple(differences)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ropevit.data.imagenet import MEAN, STD
@@ -20,15 +20,17 @@ from ropevit.integrations.export.check import TOLERANCE, Difference, Run, check,
 from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import plain_copy, trace
 from ropevit.models import Config, Model
+from ropevit.models.exportable import ExportModel, ImageSpec, Shape, image_spec
 from ropevit.models.sizes import check_size
-from ropevit.weights.metadata import own_metadata
+from ropevit.rope import CONVENTION
+from ropevit.weights.metadata import FORMAT, own_metadata
 
 #: Name of the extra file in a .pt2 with the entries that an ONNX file has as metadata.
 METADATA_FILE = "ropevit.json"
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+_INPUT = "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
 
-Shape = tuple[int | str, ...]
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 class Preprocessing(TypedDict, total=False):
@@ -40,6 +42,8 @@ class Preprocessing(TypedDict, total=False):
     """Mean per channel of the training images, for pixels from 0 to 1; ImageNet's by default."""
     std: Sequence[float]
     """Standard deviation per channel; ImageNet's by default."""
+    resize: Mapping[str, Any] | None
+    """How images are resized, if known; see `docs/export.md`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def export_onnx(
     """Export a model to ONNX, with dynamic batch size, height and width.
 
     Args:
-        model: A model of this package in float32; it is not changed.
+        model: A classifier of this package, or an `ExportModel`, in float32; it is not changed.
         path: The file to write; ends in .onnx.
         size: Fixed height and width in pixels; None keeps them dynamic.
         fold_constants: Precompute everything that depends on the size only (cosines and sines, masks, embeddings), so
@@ -88,7 +92,8 @@ def export_onnx(
         int8: Dynamic int8 quantization of the linear layers, for CPUs.
         tolerance: Largest allowed difference from the model in float32, relative to the largest output.
         overwrite: Replace an existing file.
-        preprocessing: `classes`, `mean` and `std`, stored in the file's metadata.
+        preprocessing: `classes`, `mean`, `std` and `resize` of a classifier, stored in the file's metadata; an
+            `ExportModel` has its own.
 
     Returns:
         The file, its inputs and outputs, and its differences from the model.
@@ -102,9 +107,11 @@ def export_onnx(
     from ropevit.integrations.export.graph import OPSET
 
     job = prepare(model, path, "onnx", size, fold_constants, overwrite)
-    metadata = file_metadata(job.config, **preprocessing)
+    if int8 and isinstance(job.model, ExportModel):
+        raise ValueError(f"got int8=True (--int8) for task {job.model.task}; int8 is for classifiers: leave it out")
+    metadata = job.metadata(**preprocessing)
     with renamed_at_exit(job.path) as temporary:
-        run = onnx_files.write(job.trace(), temporary, job.output, metadata, job.config.multiple)
+        run = onnx_files.write(job.trace(), temporary, job.outputs, metadata, job.images.multiple)
         differences = _compare_and_check(run, job, tolerance)
         quantized = _compare_and_check(onnx_files.quantize(temporary), job, math.inf) if int8 else ()
     return job.report(differences, opset=OPSET, int8_differences=quantized)
@@ -126,11 +133,11 @@ def export_torch(
     extra file of the program.
     """
     job = prepare(model, path, "torch", size, fold_constants, overwrite)
-    extra = {METADATA_FILE: json.dumps(file_metadata(job.config, **preprocessing))}
+    extra = {METADATA_FILE: json.dumps(job.metadata(**preprocessing))}
     with renamed_at_exit(job.path) as temporary:
         with quiet():
             torch.export.save(job.trace(), temporary, extra_files=extra)
-            run: Any = torch.export.load(temporary).module()
+            run = program_runner(torch.export.load(temporary))
         differences = _compare_and_check(run, job, tolerance)
     return job.report(differences)
 
@@ -139,7 +146,7 @@ def export_torch(
 class ExportJob:
     """The checked arguments of one export."""
 
-    model: Model
+    model: Model | ExportModel
     """A copy, from `plain_copy`."""
     path: Path
     format: str
@@ -147,14 +154,25 @@ class ExportJob:
     fold_constants: bool
 
     @property
-    def config(self) -> Config:
-        """Config of the model."""
-        return self.model.config
+    def images(self) -> ImageSpec:
+        """Images that the model takes."""
+        return image_spec(self.model)
 
     @property
-    def output(self) -> str:
-        """Name of the model's output."""
-        return "logits" if self.config.num_classes else "features"
+    def outputs(self) -> Mapping[str, Shape]:
+        """Name -> shape of each output."""
+        if isinstance(self.model, ExportModel):
+            return self.model.outputs
+        count = self.model.config.num_classes
+        return {"logits": ("batch", count)} if count else {"features": ("batch", self.model.config.num_features)}
+
+    def metadata(self, **preprocessing: Unpack[Preprocessing]) -> dict[str, str]:
+        """Return the metadata of the file; the arguments are those of `file_metadata`, for a classifier."""
+        if not isinstance(self.model, ExportModel):
+            return file_metadata(self.model.config, **preprocessing)
+        if preprocessing:
+            raise ValueError(f"got {', '.join(preprocessing)} for task {self.model.task}, whose model has its own")
+        return module_metadata(self.model)
 
     def trace(self) -> ExportedProgram:
         """Trace the model to a torch.export program."""
@@ -167,9 +185,9 @@ class ExportJob:
             path=self.path,
             format=self.format,
             size=self.path.stat().st_size,
-            inputs={"images": ("batch", self.config.in_channels, *(self.size or ("height", "width")))},
-            outputs={self.output: ("batch", self.config.num_classes or self.config.num_features)},
-            multiple=self.config.multiple,
+            inputs={"images": ("batch", self.images.channels, *(self.size or ("height", "width")))},
+            outputs=self.outputs,
+            multiple=self.images.multiple,
             differences=differences,
             **fields,
         )
@@ -191,9 +209,13 @@ def prepare(
     path = check_target(path, form, overwrite)
     if fold_constants and size is None:
         raise ValueError("got fold_constants=True without a size; give the fixed height and width (size=)")
+    if isinstance(model, ExportModel) and size is not None:
+        raise ValueError(
+            f"got a size (--size, --static-size) for task {model.task}, whose files take any: leave it out"
+        )
     plain = plain_copy(model)
     if size is not None:
-        check_size(*size, plain.config.multiple)
+        check_size(*size, image_spec(plain).multiple)
     return ExportJob(model=plain, path=path, format=form, size=size, fold_constants=fold_constants)
 
 
@@ -226,9 +248,13 @@ def require_onnx() -> None:
 
 
 def file_metadata(
-    config: Config, classes: Sequence[str] | None = None, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    config: Config,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    resize: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Return the metadata of an exported file: config, class names and preprocessing, as JSON strings.
+    """Return the metadata of a classifier's file: config, class names and preprocessing, as JSON strings.
 
     Raises:
         ValueError: If there is not one number per channel, or one name per class.
@@ -244,12 +270,33 @@ def file_metadata(
     del metadata["metadata"]
     gray = "; one channel, gray: 0.299 R + 0.587 G + 0.114 B" if config.in_channels == 1 else ""
     multiple = f"; H and W multiples of {config.multiple}" if config.multiple > 1 else ""
-    return metadata | {
-        "input": "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
-        f"{gray}{multiple}",
-        "mean": json.dumps(list(mean)),
-        "std": json.dumps(list(std)),
+    facts = {
+        "mean": list(mean),
+        "std": list(std),
+        "resize": resize,
+        "multiple": config.multiple,
+        "outputs": ["logits" if config.num_classes else "features"],
     }
+    text = {"task": "classify", "input": f"{_INPUT}{gray}{multiple}"}
+    return metadata | text | {name: json.dumps(value) for name, value in facts.items()}
+
+
+def module_metadata(model: ExportModel) -> dict[str, str]:
+    """Return the metadata of the file of an `ExportModel`."""
+    facts = {"convention": CONVENTION, "multiple": model.images.multiple, "outputs": list(model.outputs)} | model.facts
+    text = {"format": FORMAT, "task": model.task, "input": f"{_INPUT}; any H and W"}
+    return text | {name: json.dumps(value) for name, value in facts.items()}
+
+
+def program_runner(program: ExportedProgram) -> Run:
+    """Return a function that runs a program of torch.export."""
+    module: Any = program.module()
+
+    def run(images: Tensor) -> list[Tensor]:
+        found = module(images)
+        return [found] if isinstance(found, Tensor) else list(found)
+
+    return run
 
 
 def _compare_and_check(run: Run, job: ExportJob, tolerance: float) -> tuple[Difference, ...]:

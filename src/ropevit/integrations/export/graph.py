@@ -8,6 +8,8 @@ import torch
 from onnxscript import ir, opset20
 from torch.export import ExportedProgram
 
+from ropevit.models.exportable import Shape
+
 #: ONNX operator set version; Gelu requires 20.
 OPSET = 20
 
@@ -15,11 +17,13 @@ aten: Any = torch.ops.aten
 op: Any = opset20
 
 
-def attention(q: Any, k: Any, v: Any, mask: Any = None, *others: object, **options: object) -> Any:
+def attention(
+    q: Any, k: Any, v: Any, mask: Any = None, *others: object, scale: float | None = None, **options: object
+) -> Any:
     """Translate attention (B, A, N, D) with a constant scale; the exporter's own computes it from shapes."""
-    assert not any((*others, *options.values())), "our models use no dropout, causal mask or scale"
-    scale = op.Constant(value_float=1 / math.sqrt(q.shape[-1]))
-    scores = op.MatMul(op.Mul(q, scale), op.Transpose(k, perm=[0, 1, 3, 2]))
+    assert not any((*others, *options.values())), "our models use no dropout or causal mask"
+    factor = op.Constant(value_float=1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    scores = op.MatMul(op.Mul(q, factor), op.Transpose(k, perm=[0, 1, 3, 2]))
     if mask is not None and mask.dtype == ir.DataType.BOOL:
         scores = op.Where(mask, scores, op.Constant(value_float=-math.inf))
     elif mask is not None:
@@ -40,12 +44,21 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
     return x
 
 
-def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], multiple: int = 1) -> ir.Model:
+#: Translations that replace the exporter's own.
+_TRANSLATIONS = {
+    aten.scaled_dot_product_attention.default: attention,
+    aten.roll.default: roll,
+}
+
+
+def to_onnx(
+    program: ExportedProgram, outputs: Mapping[str, Shape], metadata: Mapping[str, str], multiple: int = 1
+) -> ir.Model:
     """Translate a torch.export program to ONNX.
 
     Args:
         program: A program that `trace` returned.
-        output: Name of the output.
+        outputs: Name -> shape of each output; dynamic dimensions by name.
         metadata: Metadata of the file.
         multiple: Number of pixels of which a dynamic height and width must be multiples.
     """
@@ -56,12 +69,12 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], 
         verbose=False,
         opset_version=OPSET,
         input_names=["images"],
-        output_names=[output],
-        custom_translation_table={aten.scaled_dot_product_attention.default: attention, aten.roll.default: roll},
+        output_names=list(outputs),
+        custom_translation_table=_TRANSLATIONS,
     )
     assert exported is not None
     model = exported.model
-    name_dimensions(model)
+    name_dimensions(model, outputs)
     if multiple > 1 and any(not isinstance(side, int) for side in (model.graph.inputs[0].shape or ())[2:]):
         _refuse_remainders(model.graph, multiple)
     model.metadata_props.clear()
@@ -69,22 +82,22 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], 
     return model
 
 
-def name_dimensions(model: ir.Model) -> None:
+def name_dimensions(model: ir.Model, outputs: Mapping[str, Shape]) -> None:
     """Name the dynamic dimensions, and remove the exporter's metadata, such as paths of source files."""
     names = {0: "batch", 2: "height", 3: "width"}
-    images, output = model.graph.inputs[0], model.graph.outputs[0]
-    for value, axes in ((images, names), (output, {0: "batch"})):
-        assert value.shape is not None
-        sizes = enumerate(value.shape)
-        value.shape = ir.Shape([size if isinstance(size, int) else axes[axis] for axis, size in sizes])
+    images = model.graph.inputs[0]
+    assert images.shape is not None
+    images.shape = ir.Shape([side if isinstance(side, int) else names[axis] for axis, side in enumerate(images.shape)])
+    for output, shape in zip(model.graph.outputs, outputs.values(), strict=True):
+        output.shape = ir.Shape(shape)
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()
-            if value is not output:
+            if value not in model.graph.outputs:
                 value.shape = None
-    for value in (images, output, *model.graph.initializers.values()):
+    for value in (images, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
 

@@ -14,12 +14,20 @@ from torch.export import ExportedProgram
 from ropevit.integrations.export.check import Run
 from ropevit.integrations.export.graph import to_onnx
 from ropevit.integrations.export.quiet import quiet
+from ropevit.models.exportable import Shape
 
 
-def write(program: ExportedProgram, path: Path, output: str, metadata: Mapping[str, str], multiple: int = 1) -> Run:
+def write(
+    program: ExportedProgram,
+    path: Path,
+    outputs: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    multiple: int = 1,
+) -> Run:
     """Write a program as one ONNX file with its weights, validate it, and return a function that runs it."""
     with quiet():
-        ir.save(to_onnx(program, output, metadata, multiple), path)
+        model = to_onnx(program, outputs, metadata, multiple)
+        ir.save(model, path)
         onnx.checker.check_model(path, full_check=True)
     return runner(path)
 
@@ -31,8 +39,8 @@ def runner(path: Path) -> Run:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(array) for array in session.run(None, {name: images.numpy()})]
 
     return run
 

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from ropevit.models import Config, Model
+from ropevit.models import Model
+from ropevit.models.exportable import ExportModel, ImageSpec, image_spec
 from ropevit.weights.loading import unwrap_model
 
 #: Batch size for tracing; no other dimension has this size, so that they cannot be confused.
@@ -24,11 +25,11 @@ _SOURCE_METADATA = ("stack_trace", "nn_module_stack", "source_fn_stack")
 aten: Any = torch.ops.aten
 
 
-def _free_sides(config: Config) -> dict[int, Any]:
-    """Return the dynamic dimensions: at least two patches per side, or any pixels for models that pad their windows."""
-    if config.windowed:
-        return {2: Dim("height", min=1), 3: Dim("width", min=1)}
-    return {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}
+def _free_sides(spec: ImageSpec) -> dict[int, Any]:
+    """Return the dynamic dimensions of the images."""
+    if spec.multiple == 1:
+        return {2: Dim("height", min=spec.least), 3: Dim("width", min=spec.least)}
+    return {2: spec.multiple * Dim("rows", min=spec.least), 3: spec.multiple * Dim("columns", min=spec.least)}
 
 
 @contextmanager
@@ -38,14 +39,14 @@ def _no_special_sizes() -> Iterator[None]:
         yield
 
 
-def plain_copy(model: nn.Module) -> Model:
+def plain_copy(model: nn.Module) -> Model | ExportModel:
     """Copy a model for export: without wrappers, on the CPU, in eval mode.
 
     Raises:
         ValueError: If it is no model of this package, a video model, or not in float32.
     """
-    plain = unwrap_model(model)
-    if plain.config.is_video:
+    plain = model if isinstance(model, ExportModel) else unwrap_model(model)
+    if not isinstance(plain, ExportModel) and plain.config.is_video:
         raise ValueError(
             "got a video model; expected an image model: call torch.export.export(model, (clips,)) instead"
         )
@@ -54,11 +55,12 @@ def plain_copy(model: nn.Module) -> Model:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise ValueError(f"got a model in {names}; export takes float32: call model.float() first")
     plain = copy.deepcopy(plain).cpu().eval().requires_grad_(False)
-    plain.set_grad_checkpointing(False)
+    if not isinstance(plain, ExportModel):
+        plain.set_grad_checkpointing(False)
     return plain
 
 
-def trace(model: Model, size: tuple[int, int] | None, fold_constants: bool = False) -> ExportedProgram:
+def trace(model: nn.Module, size: tuple[int, int] | None, fold_constants: bool = False) -> ExportedProgram:
     """Trace a model to a torch.export program.
 
     Args:
@@ -66,10 +68,10 @@ def trace(model: Model, size: tuple[int, int] | None, fold_constants: bool = Fal
         size: Fixed height and width in pixels; None keeps them dynamic.
         fold_constants: Precompute everything that does not depend on the images: cosines and sines, masks, embeddings.
     """
-    config = model.config
-    free: dict[int, Any] = {0: Dim("batch", min=1)} | (_free_sides(config) if size is None else {})
-    images = torch.zeros(BATCH, config.in_channels, *(size or config.example_size))
-    with torch.no_grad(), _no_special_sizes() if config.windowed and size is None else nullcontext():
+    spec = image_spec(model)
+    free: dict[int, Any] = {0: Dim("batch", min=1)} | (_free_sides(spec) if size is None else {})
+    images = torch.zeros(BATCH, spec.channels, *(size or spec.example))
+    with torch.no_grad(), _no_special_sizes() if spec.oblivious and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if fold_constants:
             folded = fold_constant_nodes(program)
