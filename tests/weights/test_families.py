@@ -99,6 +99,14 @@ def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, t
         convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
 
 
+def test_a_raw_state_dict_of_ours_with_register_tokens_is_converted_by_name_alone(tmp_path):
+    ours = create_model("vit_small_patch16_dinov3_qkvb", depth=1)  # the width of a model of the paper's authors
+    torch.save(ours.state_dict(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"with register tokens, .* these do not tell which; name the model"):
+        convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
+    convert(tmp_path / "model.pth", tmp_path / "ours.safetensors", model=ours.config)
+
+
 def test_what_pretraining_alone_needs_is_dropped_and_listed():
     state = dinov3_file("vit_small_patch16_dinov3_qkvb")
     report = load_weights(our_model("dinov3_vits16"), state | {"local_cls_norm.weight": torch.ones(64)})

@@ -173,9 +173,9 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
     if inferred.unnamed_family:
         raise WeightsError(
-            f"{source} holds weights of another family than the published models (by its names, or without class token "
-            "or biases of queries, keys and values in one), and these do not tell which; name the model "
-            "(--model NAME, or model=CONFIG in Python)"
+            f"{source} holds weights of another family than the published models (by its names, with register tokens, "
+            "or without class token or biases of queries, keys and values in one), and these do not tell which; "
+            "name the model (--model NAME, or model=CONFIG in Python)"
         )
     positions = [name for name in inferred.positions if name != "none"]  # never published
     config_class = ARCHITECTURES[inferred.architecture].config

@@ -43,8 +43,8 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     common = infer_common(shapes)
     if common is None:
         return None
-    frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
-    width, family = common["width"], fields_from_keys(_layout_of_one_family(tensors), tensors)
+    width, frequencies = common["width"], _frequencies(shapes)
+    family = fields_from_keys(_layout_of_one_family(tensors), tensors)
     return InferredModel(
         architecture="vit",
         fields=common
@@ -64,11 +64,19 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     )
 
 
+def _frequencies(shapes: Shapes) -> str:
+    """Return the name of the first learned frequencies; empty without any."""
+    return next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
+
+
 def _of_unnamed_family(tensors: Mapping[str, Tensor], shapes: Shapes) -> bool:
     """Return whether weights are of another family than the published models, and do not tell their config."""
     layouts = {layout for layout in ("eva02", "pe") for row in SIGNATURES[layout] if match_keys(row.theirs, tensors)}
     usual = {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys()
-    return bool(layouts) or not usual or bool({"norm_pre.weight", "pre_norm.weight"} & shapes.keys())
+    of_others = {"norm_pre.weight", "pre_norm.weight"}
+    if not _frequencies(shapes):  # fixed ones, and the file does not hold them: may be DINOv3
+        of_others |= {"register_tokens", "reg_token"}
+    return bool(layouts) or not usual or bool(of_others & shapes.keys())
 
 
 def _embedded_patches(shapes: Shapes) -> int | None:
