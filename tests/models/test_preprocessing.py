@@ -8,7 +8,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.models.config import Preprocessing
 from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import MODELS, get_config
-from ropevit.models.vit.families import FAMILY_VARIANTS
+from ropevit.models.vit.families import FAMILY_VARIANTS, FILE_NAMES
 
 NAMES = [name for variant in FAMILY_VARIANTS.values() for name in variant.names.values()]
 
@@ -32,6 +32,24 @@ def test_other_weights_are_told_by_their_hub_id_or_file_name(name):
         wanted = of_timm(get_pretrained_cfg(tagged))
         for source in (f"timm/{tagged}", f"/weights/{tagged}.safetensors"):
             assert as_timm(preprocessing_of(MODELS[name], source)) == wanted, tagged
+
+
+def timms_tag(file: str) -> str:
+    """timm's tag of a file of EVA-02's or Perception Encoder's authors."""
+    if file.startswith("PE-"):
+        return "fb_tiling" if file.endswith("-Tiling") else "fb"
+    if file.startswith("EVA02_CLIP"):
+        return "merged2b"
+    tag = file.split("_pt_")[1].removesuffix("_p14").replace("medft", "ft").replace("in21k", "in22k")
+    return "mim_" + tag.replace("ft_in22k_ft", "ft_in22k")  # timm says "ft" once
+
+
+@pytest.mark.parametrize("file", FILE_NAMES)
+def test_files_of_the_authors_have_the_preprocessing_of_timms_copies(file):
+    name = FILE_NAMES[file]
+    wanted = get_pretrained_cfg(f"{name}.{timms_tag(file)}", allow_unregistered=False)
+    for source in (f"authors/{file}", f"/weights/{file}.pt"):
+        assert as_timm(preprocessing_of(MODELS[name], source)) == of_timm(wanted)
 
 
 def test_the_authors_names_of_satellite_weights_tell_their_pixels():

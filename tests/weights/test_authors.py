@@ -69,6 +69,8 @@ def test_other_tables_than_the_models_are_refused_and_those_of_another_size_read
     _, state = authors_file("eva02_base_patch14_224")
     with pytest.raises(WeightsError, match=r"holds other rope.freqs_cos than those of base 10000, which the model has"):
         load_weights(our_model("eva02_base_patch14_224"), state | {"rope.freqs_cos": state["rope.freqs_sin"]})
+    with pytest.raises(WeightsError, match=r"holds other rope\.freqs_cos than"):
+        load_weights(our_model("eva02_base_patch14_224"), state | {"rope.freqs_cos": torch.tensor(1.0)})
     larger = create_model("eva02_base_patch14_224", **SMALL | {"img_size": (96, 96)})
     report = load_weights(larger, state)
     assert report.resized == {"pos_embed": "from 8 x 8 to 12 x 12 patches"}

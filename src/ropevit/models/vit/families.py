@@ -88,6 +88,10 @@ _EVA02_SIZES = {
 #: Image size -> tag of the weights: pre-trained, or fine-tuned for ImageNet-1k.
 _EVA02_TAGS = {224: "mim_in22k", 336: "mim_in22k_ft_in1k", 448: "mim_in22k_ft_in22k_in1k"}
 
+#: Parts of names of weights that were fine-tuned for ImageNet-1k at once, whose images are not squashed: of timm's
+#: tags, and of the authors' files.
+_EVA02_UNSQUASHED = ("mim_in22k_ft_in1k", "mim_m38m_ft_in1k", "pt_in21k_ft_in1k", "pt_m38m_ft_in1k")
+
 #: timm's name -> (width, depth, heads), patch, image size, channels of the image embedding, crop ratio.
 _EVA02_CLIP_SIZES = {
     "base_patch16_clip_224": ((768, 12, 12), 16, 224, 512, 0.9),
@@ -126,7 +130,7 @@ def _eva02_variants() -> dict[str, Variant]:
                 original="rope_axial_ape",
                 **_weights("rope_axial_ape", _EVA02_TAGS[side], "mit"),
                 preprocessing=preprocessing,
-                other_preprocessing={"mim_in22k_ft_in1k": whole, "mim_m38m_ft_in1k": whole},
+                other_preprocessing=dict.fromkeys(_EVA02_UNSQUASHED, whole),
             )
     return variants
 
@@ -281,3 +285,5 @@ FILE_NAMES: dict[str, str] = _EVA02_FILES | {
     for kind, sizes in {"core": _PE_CORE_SIZES, **_PE_OTHER_SIZES}.items()
     for size, (_, patch, side, _) in sizes.items()
 }
+#: The other weights of Perception Encoder lang, trained with tiles of images.
+FILE_NAMES |= {f"{file}-Tiling": name for file, name in FILE_NAMES.items() if file.startswith("PE-Lang-")}

@@ -195,7 +195,8 @@ def _tables_of(state: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tens
     if family == "dinov3":
         tables = derived_tables(config)
     elif family == "eva02" and "rope.freqs_cos" in state:
-        side = square_side(len(state["rope.freqs_cos"]))
+        found = state["rope.freqs_cos"]
+        side = square_side(len(found)) if found.ndim == 2 else None
         tables = eva02_tables(config, config.grid if side is None else (side, side))
     else:
         return {}
