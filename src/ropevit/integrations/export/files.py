@@ -283,7 +283,7 @@ def file_metadata(
 
 def module_metadata(model: ExportModel) -> dict[str, str]:
     """Return the metadata of the file of an `ExportModel`."""
-    facts = {"convention": CONVENTION, "multiple": model.images.multiple, "outputs": list(model.outputs)} | model.facts
+    facts = {"convention": CONVENTION, "multiple": model.images.multiple, "outputs": list(model.outputs), **model.facts}
     text = {"format": FORMAT, "task": model.task, "input": f"{_INPUT}; any H and W"}
     return text | {name: json.dumps(value) for name, value in facts.items()}
 
