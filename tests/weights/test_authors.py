@@ -51,6 +51,27 @@ def test_a_tower_of_timm_inside_open_clip_is_read():
     assert (report.layout, [*report.dropped]) == ("timm", ["text.a"])
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix", "other"),
+    [
+        (PE[0], "", "head.weight"),
+        (PE[0], "", "logit_scale_of_another"),
+        (EVA02[2], "visual.trunk.", "visual.head.proj.weight"),
+    ],
+)
+def test_weights_beside_the_image_tower_that_no_text_tower_has_are_refused(name, prefix, other):
+    theirs, state = authors_file(name)
+    state = {f"{prefix}{key}": value for key, value in (theirs.state_dict() if prefix else state).items()}
+    with pytest.raises(WeightsError, match=rf"beside 1 that are neither its nor the text tower's \({other}\); remove"):
+        load_weights(our_model(name), state | {other: torch.ones(1), "logit_scale": torch.ones(()), "epoch": 3})
+
+
+def test_a_stray_weight_under_visual_does_not_pass_for_a_clip_model():
+    ours = our_model(PE[0])
+    with pytest.raises(WeightsError, match=r"holds weights under visual\., as a CLIP model's image tower, beside"):
+        load_weights(ours, ours.state_dict() | {"visual.extra": torch.ones(1)})
+
+
 def test_what_pretraining_of_eva02_alone_needs_is_dropped_and_listed():
     _, state = authors_file("eva02_base_patch14_224")
     state = {key.replace("fc_norm", "norm"): value for key, value in state.items() if not key.startswith("head.")}

@@ -37,6 +37,13 @@ _PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
 #: Prefixes of the image tower in files of CLIP models: of open_clip with a model of timm, and of others.
 _TOWERS = ("visual.trunk.", "visual.")
 
+#: Names of the other weights of CLIP models, and starts of such names.
+_BESIDE_TOWER = (
+    *("logit_scale", "logit_bias", "positional_embedding", "text_projection", "attn_mask"),
+    *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's TorchScript files
+    *("text.", "text_decoder.", "transformer.", "token_embedding.", "ln_final.", "text_projection."),
+)
+
 #: Maximum depth of nested wrappers.
 MAX_DEPTH = 10
 
@@ -64,7 +71,7 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
         chosen = next((key for key in order if isinstance(entries.get(key), Mapping)), None)
         if chosen is None:
             _check_stored(entries, checkpoint.source)
-            image, text = _image_tower(_strip_prefixes(entries, checkpoint.source))
+            image, text = _image_tower(_strip_prefixes(entries, checkpoint.source), checkpoint.source)
             return image, dropped | text
         dropped |= {
             key: _wrapper_reason(key, value, chosen, checkpoint.source)
@@ -131,11 +138,26 @@ def _strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
     return plain
 
 
-def _image_tower(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _image_tower(entries: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Divide the weights of a CLIP model into those of the image tower, without their prefix, and the other names."""
     prefix = next((prefix for prefix in _TOWERS if any(key.startswith(prefix) for key in entries)), "")
+    if not prefix:
+        return dict(entries), {}
     image = {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
-    return image, {key: "of a CLIP model beside the image tower" for key in entries if not key.startswith(prefix)}
+    others = {key: "of a CLIP model beside the image tower" for key in entries if not key.startswith(prefix)}
+    others |= {key: "training state" for key in others if key in TRAINING}
+    unknown = [key for key in others if key not in TRAINING and not _is_beside_tower(key)]
+    if unknown:
+        raise WeightsError(
+            f"{source} holds weights under {prefix}, as a CLIP model's image tower, beside {len(unknown)} that are "
+            f"neither its nor the text tower's ({unknown[0]}); remove those, or give the weights under {prefix} alone"
+        )
+    return image, others
+
+
+def _is_beside_tower(key: str) -> bool:
+    """Return whether CLIP models have a weight of this name outside the image tower."""
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in _BESIDE_TOWER)
 
 
 def _common_prefix(entries: Mapping[str, Any]) -> str | None:
