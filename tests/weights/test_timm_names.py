@@ -73,9 +73,16 @@ def test_the_smallest_model_of_eupe_has_timms_features():
     assert compare_with_timm("vit_tiny_patch16_dinov3_qkvb", pooling="avg") < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("size", "dinov3", "fields"),
+    [("small", "vit_small_patch16_dinov3_qkvb", {}), ("giant", "vit_7b_patch16_dinov3", {"mlp_ratio": 176 / 64})],
+)
 @torch.no_grad()
-def test_a_file_of_lingbot_loads_into_the_dinov3_of_its_size():
-    theirs = fill(timm.create_model("vit_small_patch16_lingbot", **TIMM_SMALL, num_classes=0))
-    ours, images = our_model("vit_small_patch16_dinov3_qkvb"), torch.randn(1, 3, 48, 80)
+def test_a_file_of_lingbot_loads_into_the_dinov3_that_its_refusal_names(size, dinov3, fields):
+    name = f"vit_{size}_patch16_lingbot"
+    with pytest.raises(ValueError, match=f"create .*{dinov3}"):
+        create_model(name)
+    theirs = fill(timm.create_model(name, **TIMM_SMALL, num_classes=0))
+    ours, images = our_model(dinov3, **fields), torch.randn(1, 3, 48, 80)
     load_weights(ours, theirs.state_dict())
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
