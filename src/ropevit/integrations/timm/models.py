@@ -63,6 +63,11 @@ class TimmModel(BaseModel[ConfigT]):
         return self.config.in_channels
 
     @property
+    def embed_dim(self) -> int:
+        """Channels of a token; of a Swin, in the first stage."""
+        return self.config.width
+
+    @property
     def global_pool(self) -> str:
         """Pooling of the tokens; "" if it is off."""
         return "" if self.unpooled else getattr(self.config, "pooling", "avg")

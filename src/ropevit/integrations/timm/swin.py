@@ -35,11 +35,6 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         return tuple(range(len(options.get("depths", config.depths))))
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of the first stage."""
-        return self.config.width
-
-    @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels (num_chs), stride (reduction) and module of the map at the end of each stage."""
         width, patch = self.config.width, self.config.patch_size

@@ -31,11 +31,6 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         return tuple(range(-min(3, options.get("depth", config.depth)), 0))
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-        return self.config.width
-
-    @property
     def feature_info(self) -> list[dict[str, Any]]:
         """Channels (num_chs), stride (reduction) and module of the map after each block."""
         width, patch = self.config.width, self.config.patch_size
