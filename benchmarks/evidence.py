@@ -11,7 +11,7 @@
 
 Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by inference mode or
 scaling method and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in
-`runs/evidence`.
+`runs/evidence`. Lines since 30 November 2026 have the commit of the code that wrote them.
 
 ## Plan (committed before the first training)
 
@@ -57,6 +57,7 @@ import argparse
 import gc
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -230,7 +231,15 @@ def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, An
     scores = {"whole": result["scores"], **result["scaled"], **result["baselines"]}
     where = environment(job.device, dtype, workers=1, threads=threads)
     seconds = round(time.process_time() - begin)
-    return key(name, arm, seed, rerun) | {"scores": scores, "cpu_seconds": seconds, "environment": where}
+    facts = {"cpu_seconds": seconds, "environment": where, "commit": commit()}
+    return key(name, arm, seed, rerun) | {"scores": scores} | facts
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Return the commit of the code that runs; `+` after it if tracked files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def floors(panel: Panel, name: str, seed: int) -> dict[str, Any]:
