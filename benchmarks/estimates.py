@@ -9,8 +9,8 @@ import sys
 
 from ropevit.cli.estimate import gib, step_of_training
 from ropevit.cli.train import find_task
-from ropevit.tasks.common.estimate import estimate_step
 from ropevit.tasks.detect import recipes as detect
+from ropevit.tasks.estimate import estimate_step
 from ropevit.tasks.segment import recipes as segment
 
 HEAD = "| recipe | pixels | parameters (M) | MACs (G) | float32 (GiB) | bfloat16 (GiB) |"

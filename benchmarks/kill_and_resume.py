@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 from small_training import finished, fork, small, train
 
-from ropevit.tasks.common import checkpoints
-from ropevit.tasks.common.events import Event, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.training import checkpoints
+from ropevit.tasks.training.events import Event, Notice, StepDone, TrainStarted
+from ropevit.tasks.training.metrics_log import read_metrics
 
 
 def write_half(state: object, file: io.BufferedWriter) -> None:

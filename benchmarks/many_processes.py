@@ -15,7 +15,7 @@ from typing import Any
 
 from small_training import finished, fork, small, train
 
-from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.training.metrics_log import read_metrics
 
 
 def run(out: Path, processes: int, **options: Any) -> None:

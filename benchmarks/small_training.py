@@ -18,7 +18,7 @@ from ropevit.data.sources import MemorySource
 from ropevit.tasks.classify import train as classify
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import find_recipe
-from ropevit.tasks.common.events import Report, silent
+from ropevit.tasks.training.events import Report, silent
 
 for module in ("accelerate", "timm.data", "timm.loss", "timm.optim", "timm.scheduler", "torchvision.transforms"):
     import_module(module)  # once, before the forks

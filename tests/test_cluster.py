@@ -14,8 +14,8 @@ from torch.distributed.run import get_args_parser
 
 from options import TINY_TRAINING
 from ropevit.cli.train import read_config
-from ropevit.tasks.common.checkpoints import list_checkpoints
-from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.training.checkpoints import list_checkpoints
+from ropevit.tasks.training.metrics_log import read_metrics
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
 TINY = [*TINY_TRAINING, "--save-interval", "5"]

@@ -9,7 +9,7 @@ from marks import by_default
 from ropevit.device import delay_by_one, resolve_device, start_copy, to_device
 from ropevit.models import ViTConfig, build_model, set_scaling
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common import distributed
+from ropevit.tasks import distributed
 from ropevit.tasks.detect.boxes import Target
 
 

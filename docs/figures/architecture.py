@@ -34,7 +34,7 @@ LAYERS = (
         [
             "tasks/evaluate.py finds the task of the checkpoint",
             "the task's evaluate.py prepares model and data",
-            "tasks/common/evaluation.py evaluates each size",
+            "tasks/evaluation/loop.py evaluates each size",
             "and writes eval.csv, eval.json and curve.png",
         ],
     ),

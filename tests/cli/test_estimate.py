@@ -9,7 +9,7 @@ from ropevit.cli import main
 from ropevit.cli.estimate import model_line
 from ropevit.models.cost import count_macs
 from ropevit.tasks.classify.recipes import find_recipe
-from ropevit.tasks.common.events import TrainStarted
+from ropevit.tasks.training.events import TrainStarted
 
 #: Recipe -> image size, batch sizes of the two estimated steps, and options that make the model smaller.
 RECIPES = {

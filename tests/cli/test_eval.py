@@ -12,7 +12,7 @@ from ropevit.models import ViT, ViTConfig
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.evaluate import ClassifierResult
-from ropevit.tasks.common.evaluation import EvalStarted
+from ropevit.tasks.evaluation.loop import EvalStarted
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import ropevit
 from ropevit.cli import main
 from ropevit.cli.figures import FiguresConfig, load_figure_model
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.common.drawing import new_folder
-from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.predictions import new_folder
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ropevit.data.images import read_image, resize_to, to_tensor
 from ropevit.models import MODELS, SwinConfig, ViT, ViTConfig, build_model
 from ropevit.tasks.classify import predict as predicting
 from ropevit.tasks.classify.predict import InputTransform, classify
-from ropevit.tasks.common.drawing import new_folder
+from ropevit.tasks.predictions import new_folder
 
 
 @pytest.fixture

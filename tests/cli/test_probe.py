@@ -18,9 +18,9 @@ from ropevit.rope import ROPE_FAMILIES
 from ropevit.tasks.classify.eval_model import read_eval_model
 from ropevit.tasks.classify.evaluate import normalizer
 from ropevit.tasks.classify.inference_modes import resize_images
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.tuned_scaling import TunedScaling, choices_file, save_choice
+from ropevit.tasks.evaluation.loop import distributed
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.tuned_scaling import TunedScaling, choices_file, save_choice
 from ropevit.tasks.probe import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, pool_features
 from ropevit.tasks.probe.plan import make_plan

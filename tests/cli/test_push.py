@@ -11,9 +11,9 @@ import ropevit
 from ropevit.cli import main
 from ropevit.tasks.classify.evaluate import ClassifierResult
 from ropevit.tasks.classify.recipes import find_recipe
-from ropevit.tasks.common.eval_results import ResultsDir, hash_weights
-from ropevit.tasks.common.sharing import _base_model, pack
 from ropevit.tasks.detect.model import Detector, DetectorConfig, save_detector
+from ropevit.tasks.evaluation.results import ResultsDir, hash_weights
+from ropevit.tasks.runs.sharing import _base_model, pack
 from tasks.detect.small import small_config
 
 INIT = "rope_mixed_deit_tiny_patch16_LS"

@@ -14,10 +14,10 @@ from ropevit.cli import train as cli_train
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars, read_config
-from ropevit.tasks.common import engine
-from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.run_summary import find_runs
 from ropevit.tasks.detect.model import load_detector
+from ropevit.tasks.runs.run_summary import find_runs
+from ropevit.tasks.training import engine
+from ropevit.tasks.training.events import LogLine, Notice, StepDone, TrainStarted
 
 OPTIONS = [*TINY_TRAINING, "--max-steps", "3"]
 

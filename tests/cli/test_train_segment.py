@@ -2,7 +2,7 @@ import pytest
 
 from ropevit.cli.data import MakeTinyConfig, run_make_tiny
 from ropevit.cli.train import start_training
-from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.training.metrics_log import read_metrics
 
 
 def test_a_segmenter_is_trained_and_evaluated_from_the_command_line(tmp_path, capsys):

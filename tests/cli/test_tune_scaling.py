@@ -16,9 +16,9 @@ import ropevit
 from ropevit.cli import main
 from ropevit.data.sources import open_source
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.common import tune_scaling as module
-from ropevit.tasks.common.scaling_search import split_images
-from ropevit.tasks.common.tuned_scaling import FILE, TunedScaling, choices_file, save_choice
+from ropevit.tasks.evaluation import tune_scaling as module
+from ropevit.tasks.evaluation.scaling_search import split_images
+from ropevit.tasks.evaluation.tuned_scaling import FILE, TunedScaling, choices_file, save_choice
 
 MODEL = {"position": "rope_mixed", "width": 16, "depth": 2, "heads": 2, "patch_size": 8, "img_size": (16, 16)}
 MODEL |= {"class_token": False, "pooling": "avg", "layer_scale": None}
@@ -67,7 +67,7 @@ def tune_words(checkpoint, images, verb="tune-scaling"):
 def choice_for(checkpoint, scaling="ntk", **changes):
     """Return a choice for the weights of a checkpoint."""
     eval_model = importlib.import_module("ropevit.tasks.classify.eval_model").open_eval_model(None, checkpoint)
-    digest = importlib.import_module("ropevit.tasks.common.eval_results").hash_weights(eval_model.parsed.state)
+    digest = importlib.import_module("ropevit.tasks.evaluation.results").hash_weights(eval_model.parsed.state)
     fields = {"fingerprint": digest, "weights": "model.safetensors", "scaling": scaling, "chosen": scaling}
     fields |= {"baseline": "none", "gain": 3.0, "low": 1.0, "high": 5.0, "metric": "top-1", "sizes": [32]}
     fields |= {"data": "images/val", "images_chosen_on": 30, "images_reported_on": 30, "date": "2026-01-31"}

@@ -9,7 +9,7 @@ from ropevit.models import VIT_EMBEDDINGS
 from ropevit.study.events import Evaluating, RunStarted, TrainProgress
 from ropevit.study.job import StopRequested
 from ropevit.study.train import learning_rate, start_model, train
-from ropevit.tasks.common.steps import DivergedError
+from ropevit.tasks.training.steps import DivergedError
 from ropevit.weights.saving import load_model
 
 

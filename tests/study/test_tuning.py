@@ -18,7 +18,7 @@ from ropevit.study.runner import run_study
 from ropevit.study.stored_runs import read_result, refuse_other_study, stored_result
 from ropevit.study.train import train
 from ropevit.study.tuning import describe_choices, hold_out, tune, tuning_panels
-from ropevit.tasks.common import scaling_search
+from ropevit.tasks.evaluation import scaling_search
 from ropevit.weights import load_model
 
 PANELS = sorted(PANEL_CLASSES)

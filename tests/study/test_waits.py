@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ropevit.study.train import learning_rate, start, take_step, train
-from ropevit.tasks.common.steps import DivergedError
+from ropevit.tasks.training.steps import DivergedError
 from waits import CountWaits
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
 
 
 def measure(rank, jobs):

@@ -6,9 +6,9 @@ from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import curve
 from ropevit.tasks import compare
 from ropevit.tasks.classify.evaluate import ClassifierResult
-from ropevit.tasks.common.eval_results import ResultsDir
 from ropevit.tasks.compare import read_evaluations
 from ropevit.tasks.detect.evaluate import DetectorResult
+from ropevit.tasks.evaluation.results import ResultsDir
 from ropevit.tasks.registry import TASKS, task_of_result
 
 SMALL = "rope_mixed_deit_small_patch16_LS"

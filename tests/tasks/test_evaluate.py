@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ropevit.cli import main
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import short_name
 from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import short_name
 from tasks.detect import eval_data as detect
 from tasks.detect.generated import write_images
 from tasks.segment import eval_data as segment

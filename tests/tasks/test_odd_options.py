@@ -5,13 +5,13 @@ import torch
 import tyro
 from torchvision import tv_tensors
 
-from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.detect.augment import ShortestSize
 from ropevit.tasks.detect.model import DetectorConfig
 from ropevit.tasks.detect.neck import Neck
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.model import SegmenterConfig
+from ropevit.tasks.training.config import RunConfig
 from tasks.detect.small import small_config
 from tasks.segment.small import small_swin
 

@@ -10,11 +10,11 @@ from ropevit.data.sources import MemorySource
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify import train as classify
 from ropevit.tasks.classify.recipes import RECIPES as CLASSIFIERS
-from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.detect.train import train as train_detector
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
 from ropevit.tasks.segment.train import train as train_segmenter
+from ropevit.tasks.training.metrics_log import read_metrics
 
 #: The body of a ViT or Swin, by the first letters of its name, and the model that it is cut from.
 VIT = {"width": 32, "depth": 4, "heads": 2}

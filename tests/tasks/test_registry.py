@@ -10,11 +10,11 @@ from safetensors import safe_open
 
 from ropevit.cli import main
 from ropevit.tasks import TASKS, Metric, PredictOption, TaskSpec, register_task
-from ropevit.tasks.common.eval_results import read_rows
-from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.run_summary import find_runs
 from ropevit.tasks.compare import read_evaluations
+from ropevit.tasks.evaluation.results import read_rows
 from ropevit.tasks.registry import task_of_format, task_of_recipe
+from ropevit.tasks.runs.run_summary import find_runs
+from ropevit.tasks.training.metrics_log import read_metrics
 from tasks import toy as module
 
 
@@ -29,7 +29,7 @@ def test_every_part_of_a_task_can_be_imported(name):
 
 
 def test_the_registry_loads_no_task():
-    code = "import sys, ropevit.tasks; print([m for m in ('torch', 'ropevit.tasks.common') if m in sys.modules])"
+    code = "import sys, ropevit.tasks; print([m for m in ('torch', 'ropevit.tasks.training') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

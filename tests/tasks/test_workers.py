@@ -21,10 +21,10 @@ from ropevit.data.sources import open_source
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify.recipes import RECIPES as CLASSIFIERS
 from ropevit.tasks.classify.train import Classification
-from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.detect import augment, batches
 from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.detect.train import Detection
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.segment import confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS

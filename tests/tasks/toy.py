@@ -11,9 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ropevit.tasks import TASKS, Metric, PredictOption, TaskSpec, register_task
-from ropevit.tasks.common.config import OptimConfig, RunConfig
-from ropevit.tasks.common.drawing import Summary
-from ropevit.tasks.common.evaluation import (
+from ropevit.tasks.evaluation.loop import (
     EvalPlan,
     EvalTimer,
     SizeEvaluation,
@@ -21,8 +19,10 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
-from ropevit.tasks.common.events import silent
-from ropevit.tasks.common.training import run_training
+from ropevit.tasks.predictions import Summary
+from ropevit.tasks.training.config import OptimConfig, RunConfig
+from ropevit.tasks.training.events import silent
+from ropevit.tasks.training.run_training import run_training
 
 
 @dataclass(frozen=True, kw_only=True)

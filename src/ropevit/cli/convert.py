@@ -7,8 +7,8 @@ import tyro
 
 from ropevit import weights
 from ropevit.cli.console import Console
-from ropevit.tasks.common.run_dir import weights_file
 from ropevit.tasks.detect.convert import convert_detector, holds_detector
+from ropevit.tasks.runs.run_dir import weights_file
 
 
 def convert(

@@ -2,11 +2,11 @@
 
 from ropevit.cli.console import Console, print_line
 from ropevit.models.memory import forward_macs
-from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
-from ropevit.tasks.common.events import TrainStarted
-from ropevit.tasks.common.inference_modes import patch_tokens
-from ropevit.tasks.common.training import Training
+from ropevit.tasks.estimate import Estimate, StepSpec, estimate_step
+from ropevit.tasks.evaluation.inference_modes import patch_tokens
 from ropevit.tasks.registry import task_of_recipe
+from ropevit.tasks.training.events import TrainStarted
+from ropevit.tasks.training.run_training import Training
 
 _MARK = "estimated from shapes, not measured"
 

@@ -12,12 +12,12 @@ from rich.table import Table
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.classify.mistakes import WORST_PICTURE
-from ropevit.tasks.common.confusion import PICTURE
-from ropevit.tasks.common.eval_config import EvalConfig, given_options
-from ropevit.tasks.common.eval_report import REPORT
-from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, mode_of
-from ropevit.tasks.common.evaluation import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig, given_options
+from ropevit.tasks.evaluation.confusion import PICTURE
+from ropevit.tasks.evaluation.loop import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
+from ropevit.tasks.evaluation.report import REPORT
+from ropevit.tasks.evaluation.results import CURVE, TABLE, SizeResult, mode_of
 from ropevit.tasks.registry import TASKS
 
 #: Pictures that some evaluations write, and what they show.

@@ -9,9 +9,9 @@ import tyro
 from ropevit.analysis.curves import Evaluations
 from ropevit.cli.console import Console
 from ropevit.cli.eval import EvalBars
-from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.compare import read_evaluations
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
 
 #: Subfolder of the figures' folder for the results of a new evaluation.
 EVAL_FOLDER = "eval"

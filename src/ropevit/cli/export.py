@@ -19,8 +19,8 @@ from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, set_scaling
 from ropevit.models.exportable import ExportModel
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model, scaling_for
-from ropevit.tasks.common.run_dir import WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS
+from ropevit.tasks.runs.run_dir import WeightsChoice, task_of_checkpoint, weights_file
 
 
 @dataclass(frozen=True, kw_only=True)

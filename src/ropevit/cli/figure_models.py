@@ -22,8 +22,8 @@ from ropevit.models.architectures import Config
 from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify.eval_model import EvalModel, read_eval_model
-from ropevit.tasks.common.run_dir import RUN_FILES, WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
+from ropevit.tasks.runs.run_dir import RUN_FILES, WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.weights.loading import load_parsed
 from ropevit.weights.match import LoadReport
 

@@ -30,11 +30,11 @@ from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.common.drawing import check_out, new_folder
-from ropevit.tasks.common.eval_config import SIZES, EvalConfig
-from ropevit.tasks.common.eval_results import to_csv
-from ropevit.tasks.common.run_dir import WeightsChoice
 from ropevit.tasks.compare import read_evaluations
+from ropevit.tasks.evaluation.config import SIZES, EvalConfig
+from ropevit.tasks.evaluation.results import to_csv
+from ropevit.tasks.predictions import check_out, new_folder
+from ropevit.tasks.runs.run_dir import WeightsChoice
 
 #: Value of `name` for all figures.
 ALL = "all"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
-from ropevit.tasks.common.passes import Event, PassesStarted, PassSkipped, Report
+from ropevit.tasks.evaluation.passes import Event, PassesStarted, PassSkipped, Report
 
 
 class PassBars(LiveDisplay):

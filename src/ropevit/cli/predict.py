@@ -21,9 +21,9 @@ from ropevit.models import set_scaling
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
 from ropevit.tasks.classify.inference_modes import TiledClassifier
 from ropevit.tasks.classify.predict import InputTransform, classify_files
-from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
-from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
+from ropevit.tasks.predictions import Summary, check_out, new_folder, png_names
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
+from ropevit.tasks.runs.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
 
 #: Defaults of --topk (classifiers) and --batch-size.
 TOPK, BATCH = 5, 32

@@ -16,7 +16,7 @@ from ropevit.cli.errors import show_error
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
 from ropevit.tasks.classify.predict import Prediction, Unreadable
-from ropevit.tasks.common.eval_results import to_csv
+from ropevit.tasks.evaluation.results import to_csv
 
 #: Names of the files in --out.
 TABLE, RECORDS = "predictions.csv", "predictions.json"

@@ -8,8 +8,8 @@ import tyro
 
 from ropevit.cli.console import Console, print_line
 from ropevit.files import write_atomically
-from ropevit.tasks.common.run_dir import WeightsChoice
-from ropevit.tasks.common.sharing import pack
+from ropevit.tasks.runs.run_dir import WeightsChoice
+from ropevit.tasks.runs.sharing import pack
 from ropevit.weights.sharing import check_vacant
 from ropevit.weights.upload import Files, check_upload, upload
 

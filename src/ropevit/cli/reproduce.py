@@ -27,7 +27,7 @@ from ropevit.tasks.classify.reproduce import (
     speeds_of_runs,
 )
 from ropevit.tasks.classify.timing import time_training
-from ropevit.tasks.common.run_summary import find_runs
+from ropevit.tasks.runs.run_summary import find_runs
 
 
 @dataclass(frozen=True, kw_only=True)

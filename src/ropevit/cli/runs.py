@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
-from ropevit.tasks.common.run_summary import RunSummary, by_metric, draw_runs, find_runs
+from ropevit.tasks.runs.run_summary import RunSummary, by_metric, draw_runs, find_runs
 
 
 def runs(

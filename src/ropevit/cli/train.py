@@ -16,10 +16,10 @@ from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import model_line, show_estimate
 from ropevit.models.architectures import VARIANTS
 from ropevit.models.registry import MODELS, split_model_name
-from ropevit.tasks.common.distributed import Interrupted
-from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.training import Training
+from ropevit.tasks.distributed import Interrupted
 from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
+from ropevit.tasks.training.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
+from ropevit.tasks.training.run_training import Training
 from ropevit.text import suggest
 
 _HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
 from ropevit.cli.pass_bars import pass_bars
-from ropevit.tasks.common.tune_scaling import TuneConfig, TuneResult
-from ropevit.tasks.common.tune_scaling import tune_scaling as tune
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tune_scaling import TuneConfig, TuneResult
+from ropevit.tasks.evaluation.tune_scaling import tune_scaling as tune
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 from ropevit.text import join_names
 
 #: Number of methods in the table, the best first; the model without any is always shown.

@@ -22,7 +22,7 @@ from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
 from ropevit.study.settings import STORED_NAMES, PanelSettings, as_json, panels_of, preset
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 from ropevit.text import suggest
 
 #: Names of position embeddings in help texts and messages.

@@ -15,7 +15,7 @@ from ropevit.study.job import RunJob
 from ropevit.study.panels import InferenceMode
 from ropevit.study.stored_runs import read_result, stored_baselines
 from ropevit.study.tuning import describe_search, tune
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 
 def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from ropevit.study.events import Report, Run
 from ropevit.study.panels import Panel
-from ropevit.tasks.common.scaling_search import Half
+from ropevit.tasks.evaluation.scaling_search import Half
 
 
 class StopRequested(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.majority import MIN_SHARE, MIN_STANDARD_ERRORS
 from ropevit.study.settings import EMBEDDED, PanelSettings
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 _PANEL_TEXT = {
     "far": (

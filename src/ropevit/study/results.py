@@ -15,7 +15,7 @@ from ropevit.study.majority import MajorityBaseline, read_majority_baseline
 from ropevit.study.panels import BASELINE_LABELS, PANEL_CLASSES
 from ropevit.study.stored_runs import stored_baselines
 from ropevit.study.tuning import describe_choices
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 #: Least number of seeds for the statement "every seed of one above every seed of the other": by chance it happens to
 #: two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.

@@ -45,7 +45,7 @@ from ropevit.study.settings import EMBEDDED
 from ropevit.study.stored_runs import refuse_other_study, stored_result
 from ropevit.study.tuning import hold_out
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
 from ropevit.study.panels import InferenceMode
 from ropevit.study.settings import EMBEDDED, STORED_NAMES, as_json
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 from ropevit.weights.errors import first_line
 
 #: Options that may be extended when a study is resumed.

@@ -21,9 +21,9 @@ from ropevit.study.job import RunJob, StopRequested
 from ropevit.study.precision import autocast
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
-from ropevit.tasks.common.config import OptimConfig
-from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.steps import StepLog, check_finite, cosine_decay, draw_size, update_weights
+from ropevit.tasks.training.config import OptimConfig
+from ropevit.tasks.training.optim import make_optimizer
+from ropevit.tasks.training.steps import StepLog, check_finite, cosine_decay, draw_size, update_weights
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.

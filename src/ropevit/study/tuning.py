@@ -14,8 +14,8 @@ from ropevit.models.vit import ViT
 from ropevit.rope.scaling import parse_override
 from ropevit.study.panels.base import CheckStop, Panel
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.scaling_search import MIN_IMAGES, NONE, Half, SearchResult, search_scaling
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.scaling_search import MIN_IMAGES, NONE, Half, SearchResult, search_scaling
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 #: Fraction of the training images that is held out.
 _SHARE = 0.2

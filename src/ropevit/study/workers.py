@@ -23,8 +23,8 @@ from ropevit.study.job import RunJob, StopRequested
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
 from ropevit.study.tuning import hold_out, tuning_panels
-from ropevit.tasks.common.scaling_search import Half
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.scaling_search import Half
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue

@@ -8,8 +8,8 @@ from typing import Any
 from ropevit.analysis.curves import Evaluations
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import PublishedResult, curve
-from ropevit.tasks.common.eval_results import CLASSES, read_csv, read_settings
-from ropevit.tasks.common.evaluation import read_curve
+from ropevit.tasks.evaluation.loop import read_curve
+from ropevit.tasks.evaluation.results import CLASSES, read_csv, read_settings
 from ropevit.tasks.registry import TASKS
 
 #: Settings of the paper's evaluations; results with other values are not compared with the paper's.

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Report
-from ropevit.tasks.common.run_dir import task_of_checkpoint
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import Report
+from ropevit.tasks.runs.run_dir import task_of_checkpoint
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Any]:

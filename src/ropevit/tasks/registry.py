@@ -84,19 +84,19 @@ class TaskSpec:
     evaluate: Part = None
     """Evaluates at several sizes: called with an EvalConfig and a function that receives events, returns the rows."""
     result: Part = None
-    """The dataclass of a row of an evaluation; see `ropevit.tasks.common.eval_results.SizeResult`."""
+    """The dataclass of a row of an evaluation; see `ropevit.tasks.evaluation.results.SizeResult`."""
     eval_options: Part = None
     """The dataclass of options of `ropevit eval` that only this task has."""
     eval_refused: Mapping[str, str] = field(default_factory=dict)
     """Options of `ropevit eval` that this task does not have, and why."""
     baselines: tuple[str, ...] = ()
-    """Other inference modes that its evaluation offers: see `ropevit.tasks.common.inference_modes`."""
+    """Other inference modes that its evaluation offers: see `ropevit.tasks.evaluation.inference_modes`."""
     tune: Part = None
     """Opens a model for `ropevit tune-scaling`: called with a TuneConfig and an EvalContext, returns a
-    `ropevit.tasks.common.tune_scaling.TuneTarget`."""
+    `ropevit.tasks.evaluation.tune_scaling.TuneTarget`."""
     predict: Part = None
     """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
-    keywords; returns a `ropevit.tasks.common.drawing.Predictor`, whose `notes`, if it has any, are printed."""
+    keywords; returns a `ropevit.tasks.predictions.Predictor`, whose `notes`, if it has any, are printed."""
     predict_options: Mapping[str, PredictOption] = field(default_factory=dict)
     """Options of `ropevit predict` that this task reads, besides the size; tasks may share one."""
     predict_files: Part = ()
@@ -139,7 +139,7 @@ CLASSIFY = "classify"
 _CLASSIFY, _DETECT, _SEGMENT = (f"ropevit.tasks.{name}" for name in ("classify", "detect", "segment"))
 _KNOWS_ITS_MODEL = "its file holds the config of its model"
 
-#: Inference modes for an image larger than those of the training; see `ropevit.tasks.common.inference_modes`.
+#: Inference modes for an image larger than those of the training; see `ropevit.tasks.evaluation.inference_modes`.
 MODES = ("whole", "tiles", "resize")
 _SCALING = PredictOption(
     str,

@@ -21,8 +21,8 @@ from ropevit.tasks.classify.eval_model import open_eval_model
 from ropevit.tasks.classify.evaluate import ClassifierOptions, evaluate
 from ropevit.tasks.classify.predict import InputTransform, classify
 from ropevit.tasks.classify.protocol import plan_views
-from ropevit.tasks.common.eval_config import EvalConfig, read_sizes
-from ropevit.tasks.common.evaluation import EvalSizeDone, EvalStarted
+from ropevit.tasks.evaluation.config import EvalConfig, read_sizes
+from ropevit.tasks.evaluation.loop import EvalSizeDone, EvalStarted
 from ropevit.weights import save_model
 
 from .conftest import SYNSETS, small_vit, stubborn_vit, write_image

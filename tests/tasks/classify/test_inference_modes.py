@@ -9,8 +9,8 @@ import torch
 from ropevit.models import Swin, SwinConfig
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.inference_modes import predict_by, tile_logits, tokens_per_image
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalSizeProgress, read_curve
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import EvalSizeProgress, read_curve
 
 from .conftest import small_vit
 

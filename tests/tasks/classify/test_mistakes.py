@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ropevit.tasks.classify.evaluate import evaluate
-from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.evaluation.config import EvalConfig
 
 from .conftest import small_vit, stubborn_vit
 

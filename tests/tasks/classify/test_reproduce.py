@@ -15,7 +15,7 @@ from ropevit.tasks.classify.reproduce import (
     speeds_of_runs,
 )
 from ropevit.tasks.classify.timing import time_training
-from ropevit.tasks.common.run_summary import find_runs
+from ropevit.tasks.runs.run_summary import find_runs
 
 
 def test_the_tables_have_every_row_that_the_paper_reports():

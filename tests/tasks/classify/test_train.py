@@ -10,9 +10,9 @@ from ropevit.tasks.classify import train as train_module
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.events import Notice, TrainStarted
-from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.training.events import Notice, TrainStarted
+from ropevit.tasks.training.metrics_log import read_metrics
 from ropevit.weights import load_model
 from waits import CountWaits, on_host
 

@@ -17,12 +17,12 @@ from ropevit.tasks.classify import evaluate as measuring
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.train import train
-from ropevit.tasks.common.distributed import Interrupted
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalStarted
-from ropevit.tasks.common.events import StepDone
-from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.run_summary import find_runs
+from ropevit.tasks.distributed import Interrupted
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import EvalStarted
+from ropevit.tasks.runs.run_summary import find_runs
+from ropevit.tasks.training.events import StepDone
+from ropevit.tasks.training.metrics_log import read_metrics
 from ropevit.weights import load_model
 
 RULE = "normalize+jitter(rescale=2)"

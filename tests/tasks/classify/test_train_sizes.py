@@ -15,10 +15,10 @@ from ropevit.models import ViT
 from ropevit.tasks.classify import train as module
 from ropevit.tasks.classify.estimate import step_spec
 from ropevit.tasks.classify.train import Classification, train
-from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
-from ropevit.tasks.common.events import LogLine, StepDone
-from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.steps import draw_size
+from ropevit.tasks.distributed import Communicator, Interrupted, make_accelerator, shutdown
+from ropevit.tasks.training.events import LogLine, StepDone
+from ropevit.tasks.training.metrics_log import read_metrics
+from ropevit.tasks.training.steps import draw_size
 from ropevit.weights import load_model
 
 SIZES = (20, 28, 36)

@@ -10,7 +10,6 @@ import ropevit
 from ropevit.cli import main
 from ropevit.cli.train import read_config
 from ropevit.data.tiny import make_tiny
-from ropevit.tasks.common.optim import make_optimizer
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.criterion import dino_losses
@@ -19,6 +18,7 @@ from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.segment.config import LinearConfig
 from ropevit.tasks.segment.model import SEGMENTER, SegmenterConfig, build_segmenter, load_segmenter
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
+from ropevit.tasks.training.optim import make_optimizer
 from tasks.detect.small import objects
 
 SIZE = {"width": 32, "depth": 4, "heads": 2}

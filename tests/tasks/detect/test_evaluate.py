@@ -12,9 +12,6 @@ from pycocotools.cocoeval import COCOeval
 
 from ropevit.data.coco import open_coco
 from ropevit.tasks.classify.evaluate import ClassifierOptions
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.dense.evaluation import check_metadata, default_sizes
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
@@ -22,7 +19,10 @@ from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
+from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import EvalSizeDone
 from ropevit.weights.errors import WeightsError
 from tasks.detect.eval_data import CLASSES, IDS, annotate, open_images, save_tiny
 from tasks.detect.generated import small_training

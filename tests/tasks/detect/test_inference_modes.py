@@ -9,13 +9,13 @@ from PIL import Image
 from torchvision.ops import batched_nms, box_iou
 
 from ropevit.data.tiny import draw_scene
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.detect.postprocess import Detections
 from ropevit.tasks.detect.predict import DetectionOptions, load_detection_predictor
 from ropevit.tasks.detect.tiles import detect_in_tiles
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import read_curve
 from tasks.detect.eval_data import annotate, open_images, save_tiny
 
 CPU = torch.device("cpu")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.tasks.common.events import Notice
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DETECTOR, Detector, DetectorConfig, load_detector, save_detector
 from ropevit.tasks.detect.train import train
+from ropevit.tasks.training.events import Notice
 from ropevit.weights import WeightsError
 from tasks.detect.generated import small_training, write_images
 

@@ -15,11 +15,6 @@ from ropevit.data.order import TrainOrder
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
 from ropevit.painting import class_color
-from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
-from ropevit.tasks.common.engine import Task
-from ropevit.tasks.common.events import StepDone
-from ropevit.tasks.common.first_batches import SIDES, DrawsBatches
-from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
@@ -28,6 +23,11 @@ from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
 from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
 from ropevit.tasks.detect.train import Detection, train
+from ropevit.tasks.distributed import Communicator, Interrupted, make_accelerator, shutdown
+from ropevit.tasks.training.engine import Task
+from ropevit.tasks.training.events import StepDone
+from ropevit.tasks.training.first_batches import SIDES, DrawsBatches
+from ropevit.tasks.training.metrics_log import read_metrics
 from ropevit.weights.errors import WeightsError
 from tasks.detect.generated import small_training, write_images
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from ropevit.data.coco import open_coco
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.train import Detection
+from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
 from tasks.detect.generated import small_training, write_images
 from waits import CountWaits, on_host
 

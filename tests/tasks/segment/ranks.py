@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.segment import criterion
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.mask2former import MODULE

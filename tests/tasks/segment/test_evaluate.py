@@ -10,14 +10,13 @@ from torchvision.transforms.v2 import functional
 
 from ropevit.data.ade import open_ade
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.dense.evaluation import default_sizes
 from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.detect.evaluate import DetectorOptions
+from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import EvalSizeDone
 from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.evaluate import SegmenterOptions
@@ -26,6 +25,7 @@ from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
+from ropevit.tasks.training.config import RunConfig
 from ropevit.weights.errors import WeightsError
 from tasks.segment.eval_data import CLASSES, save_tiny, write_images
 from tasks.segment.small import small_segmenter

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ropevit.tasks.common.inference_modes import window_spans
+from ropevit.tasks.evaluation.inference_modes import window_spans
 from ropevit.tasks.segment import inference
 from ropevit.tasks.segment.inference import (
     SLIDE,

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from ropevit.data.tiny import draw_scene
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.loop import read_curve
 from ropevit.tasks.segment.evaluate import SegmenterOptions
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.predict import load_segmentation_predictor

@@ -10,20 +10,20 @@ import torch
 from ropevit.data.ade import IGNORED, open_ade
 from ropevit.data.tiny import make_tiny
 from ropevit.painting import OPACITY, class_color
-from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
-from ropevit.tasks.common.engine import Task
-from ropevit.tasks.common.events import StepDone
-from ropevit.tasks.common.first_batches import SIDES, DrawsBatches
-from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.run_dir import comparable
+from ropevit.tasks.distributed import Communicator, Interrupted, make_accelerator, shutdown
+from ropevit.tasks.runs.run_dir import comparable
 from ropevit.tasks.segment import train as segment
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mean_iou import confusion
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.recipes import RECIPES
 from ropevit.tasks.segment.train import Segmentation, train
+from ropevit.tasks.training.config import RunConfig
+from ropevit.tasks.training.engine import Task
+from ropevit.tasks.training.events import StepDone
+from ropevit.tasks.training.first_batches import SIDES, DrawsBatches
+from ropevit.tasks.training.metrics_log import read_metrics
+from ropevit.tasks.training.optim import make_optimizer
 from tasks.segment.generated import small_training, write_images
 from tasks.segment.small import small_mask2former, small_segmenter, small_upernet
 

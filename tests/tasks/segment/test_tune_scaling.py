@@ -13,8 +13,8 @@ from PIL import Image
 from ropevit.cli import main
 from ropevit.data.ade import open_ade
 from ropevit.data.tiny import draw_scene, write_ade
-from ropevit.tasks.common import scaling_search
-from ropevit.tasks.common.scaling_search import split_images
+from ropevit.tasks.evaluation import scaling_search
+from ropevit.tasks.evaluation.scaling_search import split_images
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.tune_scaling import ClassPixels, decode_pixels, encode_pixels, mean_iou
 from tasks.segment.eval_data import CLASSES, save_tiny

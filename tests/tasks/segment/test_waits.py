@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ropevit.data.ade import open_ade
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from tasks.segment.generated import small_training, write_images

@@ -5,7 +5,7 @@ from ropevit.study.panels.far import FarPanel
 from ropevit.study.panels.field import FieldPanel
 from ropevit.study.panels.pixels import mean_iou, predict_tiles
 from ropevit.study.panels.zoom import ZoomPanel
-from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
+from ropevit.tasks.evaluation.inference_modes import BASELINE_LABELS, InferenceMode
 
 #: Name -> panel.
 PANEL_CLASSES: dict[str, type[Panel]] = {"field": FieldPanel, "zoom": ZoomPanel, "far": FarPanel}

@@ -9,7 +9,7 @@ from ropevit.data.labeled import LabeledImages
 from ropevit.models.position_options import split_options, with_options
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
 
 #: Tokens in one forward pass of an evaluation.
 _TOKENS_PER_BATCH = 8192

@@ -11,7 +11,7 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import vit_config
 from ropevit.study.panels.pixels import downsample_items, pixel_logits
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
 
 
 class CanvasPanel:

@@ -17,7 +17,7 @@ from ropevit.study.panels.base import CheckStop, MajorityScore, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import predict_pixels
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
 
 
 class FarPanel(CanvasPanel):

@@ -14,7 +14,7 @@ from ropevit.models.vit import ViT
 from ropevit.study.panels.base import CheckStop, MajorityScore, Transform, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import mean_iou, predict_pixels
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
 
 
 class FieldPanel(CanvasPanel):

@@ -9,7 +9,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import premultiply, resample
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import Transform
-from ropevit.tasks.common.inference_modes import InferenceMode, window_spans
+from ropevit.tasks.evaluation.inference_modes import InferenceMode, window_spans
 
 
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:

@@ -16,7 +16,7 @@ from ropevit.device import to_device
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import CheckStop, MajorityScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
 
 
 class ZoomPanel:

@@ -9,7 +9,7 @@ from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
 from ropevit.models.registry import get_config, model_name, nearest_name
 from ropevit.models.sizes import check_sizes
-from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, PositionName, RunConfig
+from ropevit.tasks.training.config import BaseTrainConfig, OptimConfig, PositionName, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

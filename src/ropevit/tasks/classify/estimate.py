@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ropevit.models.architectures import build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.freezing import freeze_all_but_head
-from ropevit.tasks.common.estimate import StepSpec
+from ropevit.tasks.estimate import StepSpec
 
 #: Classes of ImageNet-1k.
 CLASSES = 1000

@@ -10,9 +10,9 @@ from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.config import Preprocessing
 from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import MODELS, get_config, resolve_name
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.run_dir import WeightsChoice, weights_file
-from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
+from ropevit.tasks.runs.run_dir import WeightsChoice, weights_file
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
 from ropevit.weights.loading import load_parsed

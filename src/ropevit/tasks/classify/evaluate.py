@@ -22,10 +22,9 @@ from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
 from ropevit.tasks.classify.mistakes import Prediction, PredictionLog, mistake_files
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_report import nearest_size
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import (
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.loop import (
     BaselinePlan,
     EvalContext,
     EvalPlan,
@@ -35,8 +34,9 @@ from ropevit.tasks.common.evaluation import (
     distributed,
     evaluate_sizes,
 )
-from ropevit.tasks.common.inference_modes import InferenceMode
-from ropevit.tasks.common.tuned_scaling import TunedScaling
+from ropevit.tasks.evaluation.report import nearest_size
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.tuned_scaling import TunedScaling
 from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ropevit.data.crops import resample
 from ropevit.models.architectures import Config
-from ropevit.tasks.common.inference_modes import InferenceMode, patch_tokens, window_spans
+from ropevit.tasks.evaluation.inference_modes import InferenceMode, patch_tokens, window_spans
 
 #: Maps images (b, c, H, W) to logits (b, K).
 Classifier = Callable[[Tensor], Tensor]

@@ -12,9 +12,9 @@ from torch import Tensor
 from ropevit.data.loading import Batch
 from ropevit.data.sources import ImageSource
 from ropevit.painting import Tile, fit, image_grid, png_bytes
-from ropevit.tasks.common.confusion import confusion_files
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.eval_results import to_csv
+from ropevit.tasks.distributed import Communicator
+from ropevit.tasks.evaluation.confusion import confusion_files
+from ropevit.tasks.evaluation.results import to_csv
 
 WORST_TABLE, WORST_PICTURE = "worst.csv", "worst.png"
 #: Images of the highest loss in the table, and in the picture, in so many columns of this side in pixels.

@@ -11,7 +11,7 @@ from ropevit.data.augment import AugmentConfig
 from ropevit.models.cost import count_macs
 from ropevit.models.published import TOP1
 from ropevit.tasks.classify.config import ClassifierConfig, TrainConfig
-from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.training.config import OptimConfig, RunConfig
 
 #: Training images of ImageNet-1k, and of a tenth of its classes on average.
 IMAGENET, IMAGENET_100 = 1_281_167, 128_117

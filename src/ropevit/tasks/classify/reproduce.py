@@ -8,8 +8,8 @@ from pathlib import Path
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, training_cost
-from ropevit.tasks.common.run_dir import comparable, differences
-from ropevit.tasks.common.run_summary import RunSummary
+from ropevit.tasks.runs.run_dir import comparable, differences
+from ropevit.tasks.runs.run_summary import RunSummary
 
 #: model -> its recipes, one after the other.
 _CHAINS = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ropevit.data.loading import Batch
 from ropevit.device import delay_by_one, start_copy
-from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.distributed import Communicator
 
 #: Number of predictions of which one must be correct for the second score.
 _TOPK = 5

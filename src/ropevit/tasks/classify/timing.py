@@ -8,8 +8,8 @@ from ropevit.models.architectures import build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.reproduce import Speed
 from ropevit.tasks.classify.train import make_criterion
-from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.steps import update_weights
+from ropevit.tasks.training.optim import make_optimizer
+from ropevit.tasks.training.steps import update_weights
 
 #: Batch size by device, unless the recipe's is smaller.
 BATCH = {"cuda": 64, "cpu": 2}

@@ -25,12 +25,12 @@ from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.freezing import freeze_all_but_head
 from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.score import tally
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.events import EvalProgress, Report, silent
-from ropevit.tasks.common.first_batches import DrawnBatch, tile_side
-from ropevit.tasks.common.steps import draw_size
-from ropevit.tasks.common.training import mean_and_std, run_training, train_order
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.registry import TASKS
+from ropevit.tasks.training.events import EvalProgress, Report, silent
+from ropevit.tasks.training.first_batches import DrawnBatch, tile_side
+from ropevit.tasks.training.run_training import mean_and_std, run_training, train_order
+from ropevit.tasks.training.steps import draw_size
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
 

@@ -22,11 +22,11 @@ from ropevit.tasks.classify.evaluate import (
     views_of,
 )
 from ropevit.tasks.classify.protocol import View
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.passes import Codec
-from ropevit.tasks.common.scaling_search import NONE, accuracy
-from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
+from ropevit.tasks.evaluation.loop import EvalContext
+from ropevit.tasks.evaluation.passes import Codec
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.scaling_search import NONE, accuracy
+from ropevit.tasks.evaluation.tune_scaling import TuneConfig, TuneTarget
 
 #: Character of an image in the record: wrong, right, unreadable.
 _WRONG, _RIGHT, _UNREAD = "01-"

@@ -8,7 +8,7 @@ import tyro
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture, dense_config
 from ropevit.models.registry import PUBLISHED, model_name, variant_config
-from ropevit.tasks.common.config import PositionName
+from ropevit.tasks.training.config import PositionName
 from ropevit.weights.fields import from_json
 
 #: Value of `init` that stands for the published weights of the backbone's classifier.

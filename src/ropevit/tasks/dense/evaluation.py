@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ropevit.data.loading import describe_skipped
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import BaselinePlan, EvalContext, EvalTimer, SizeEvaluation
-from ropevit.tasks.common.inference_modes import InferenceMode, patch_tokens
 from ropevit.tasks.dense.model_file import ConfigT, ModelInfo
+from ropevit.tasks.evaluation.inference_modes import InferenceMode, patch_tokens
+from ropevit.tasks.evaluation.loop import BaselinePlan, EvalContext, EvalTimer, SizeEvaluation
+from ropevit.tasks.evaluation.results import hash_weights
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from ropevit.tasks.common.run_dir import task_of_checkpoint
 from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
 from ropevit.tasks.dense.model_file import ConfigT, ModelFormat, ModelT
 from ropevit.tasks.registry import CLASSIFY, TASKS
+from ropevit.tasks.runs.run_dir import task_of_checkpoint
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ropevit.data.loading import Readable, describe_skipped
 from ropevit.tasks.classify.pixels import initial_pixels
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
-from ropevit.tasks.common.training import mean_and_std, train_order
+from ropevit.tasks.distributed import Communicator
+from ropevit.tasks.training.events import EvalProgress, Notice, Report, silent
+from ropevit.tasks.training.run_training import mean_and_std, train_order
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from ropevit.tasks.common.estimate import StepSpec
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.train_config import DetectTrainConfig
+from ropevit.tasks.estimate import StepSpec
 
 #: Classes of COCO, and assumed number of objects per image.
 CLASSES, OBJECTS = 80, 10

@@ -7,17 +7,6 @@ from pathlib import Path
 
 from ropevit.data.coco import open_coco
 from ropevit.extras import require
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import (
-    EvalPlan,
-    EvalTimer,
-    Report,
-    SizeEvaluation,
-    distributed,
-    evaluate_sizes,
-    weights_and_name,
-)
-from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -34,6 +23,17 @@ from ropevit.tasks.dense.evaluation import (
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import Detector, DetectorConfig, load_detector
+from ropevit.tasks.evaluation.config import EvalConfig
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.loop import (
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    weights_and_name,
+)
 from ropevit.tasks.registry import TASKS
 
 #: Default sizes relative to the test size of the training: 480, 640, 800, 1024 and 1333 pixels for 800.

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from ropevit.data.coco import CocoSource
-from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.average_precision import Rows, result_rows
 from ropevit.tasks.detect.batches import Batch, eval_batches
 from ropevit.tasks.detect.tiles import detect_batch
+from ropevit.tasks.distributed import Communicator
 
 
 @dataclass(frozen=True, kw_only=True)

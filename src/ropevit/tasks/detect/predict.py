@@ -17,13 +17,13 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.painting import Annotation, add_legend, paint_boxes
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import Summary, save_png
-from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.postprocess import Detections
 from ropevit.tasks.detect.tiles import detect_batch
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
+from ropevit.tasks.predictions import Summary, save_png
 
 #: File with all detections, in COCO's format for results.
 RESULTS = "detections.json"

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DetectorConfig
 from ropevit.tasks.detect.train_config import DetectTrainConfig
+from ropevit.tasks.training.config import OptimConfig, RunConfig
 
 #: Function of the backbone's position embedding that returns a configuration.
 Recipe = Callable[..., DetectTrainConfig]

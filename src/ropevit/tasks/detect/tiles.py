@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.extras import require
-from ropevit.tasks.common.inference_modes import window_spans
 from ropevit.tasks.detect.batches import Batch, normalize
 from ropevit.tasks.detect.postprocess import Detections, to_detections
+from ropevit.tasks.evaluation.inference_modes import window_spans
 
 #: Fraction of its side by which a tile overlaps the next one, so that one of them shows a small object whole.
 #: Source: the default of Akyon et al. 2022, Slicing Aided Hyper Inference (SAHI).

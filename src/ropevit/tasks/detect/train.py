@@ -13,10 +13,6 @@ from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.rng import derive_seed
 from ropevit.extras import require
 from ropevit.painting import Annotation, Tile, paint_annotations
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.events import Report, silent
-from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
-from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, count_objects, make_notify
@@ -28,7 +24,11 @@ from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
 from ropevit.tasks.detect.train_config import DetectTrainConfig
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.registry import TASKS
+from ropevit.tasks.training.events import Report, silent
+from ropevit.tasks.training.first_batches import SIDES, DrawnBatch
+from ropevit.tasks.training.run_training import run_training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectorConfig
+from ropevit.tasks.training.config import BaseTrainConfig, OptimConfig, RunConfig
 
 #: Options have no prefix, except those of `dino` (--dino.width), as the backbone also has a width.
 _WITHOUT_PREFIX = tyro.conf.arg(name="")

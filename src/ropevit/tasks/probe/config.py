@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ropevit.tasks.classify.evaluate import ClassifierOptions
-from ropevit.tasks.common.eval_config import SIZES, EvalConfig
-from ropevit.tasks.common.inference_modes import Baseline
-from ropevit.tasks.common.run_dir import WeightsChoice
+from ropevit.tasks.evaluation.config import SIZES, EvalConfig
+from ropevit.tasks.evaluation.inference_modes import Baseline
+from ropevit.tasks.runs.run_dir import WeightsChoice
 
 #: What stands for an image.
 Pooling = Literal["model", "mean", "both"]

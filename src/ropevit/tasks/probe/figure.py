@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
-from ropevit.tasks.common.inference_modes import BASELINE_LABELS
-from ropevit.tasks.common.scaling_search import NONE
+from ropevit.tasks.evaluation.inference_modes import BASELINE_LABELS
+from ropevit.tasks.evaluation.scaling_search import NONE
 from ropevit.tasks.probe.intervals import Interval
 from ropevit.tasks.probe.rows import PROBES, ProbeRow
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Int
 from torch import Tensor
 
-from ropevit.tasks.common.scaling_search import accuracy, paired_gain
+from ropevit.tasks.evaluation.scaling_search import accuracy, paired_gain
 
 #: Standard errors to either side of a 95 % interval.
 _WIDTH = 1.96

@@ -16,11 +16,11 @@ from ropevit.tasks.classify.eval_model import (
 from ropevit.tasks.classify.evaluate import views_of
 from ropevit.tasks.classify.inference_modes import tokens_per_image
 from ropevit.tasks.classify.protocol import View
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
-from ropevit.tasks.common.scaling_search import NONE
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.evaluation.inference_modes import BASELINE_LABELS, InferenceMode
+from ropevit.tasks.evaluation.loop import EvalContext
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.scaling_search import NONE
+from ropevit.tasks.evaluation.tuned_scaling import AUTO
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.rows import PROBES
 from ropevit.tasks.probe.splits import open_splits

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from ropevit.tasks.common.scaling_search import NONE
+from ropevit.tasks.evaluation.scaling_search import NONE
 from ropevit.tasks.probe.intervals import Interval, accuracy_difference, accuracy_interval
 from ropevit.tasks.probe.linear import ITERATIONS, PENALTIES
 

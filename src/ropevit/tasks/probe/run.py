@@ -16,10 +16,17 @@ from ropevit.machine import environment
 from ropevit.models.position_options import position_with_options
 from ropevit.tasks.classify.evaluate import BATCH
 from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
-from ropevit.tasks.common.eval_results import to_csv
-from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.passes import Codec, PassesStarted, PassFormat, PassProgress, PassRecord, PassSkipped, Report
-from ropevit.tasks.common.run_dir import task_of_checkpoint
+from ropevit.tasks.evaluation.loop import distributed
+from ropevit.tasks.evaluation.passes import (
+    Codec,
+    PassesStarted,
+    PassFormat,
+    PassProgress,
+    PassRecord,
+    PassSkipped,
+    Report,
+)
+from ropevit.tasks.evaluation.results import to_csv
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.tasks.probe.features import Extractor, Features, Speed
 from ropevit.tasks.probe.knn import knn_predict
@@ -29,6 +36,7 @@ from ropevit.tasks.probe.report import ProbeSummary, write_report
 from ropevit.tasks.probe.rows import FACTS, PROBES, ProbeRow, conclude, make_rows, remark_on_fits
 from ropevit.tasks.probe.splits import check_labels
 from ropevit.tasks.registry import CLASSIFY, TASKS
+from ropevit.tasks.runs.run_dir import task_of_checkpoint
 
 #: Maximum number of unreadable images of a split that are named.
 _MOST_NAMED = 3

@@ -15,8 +15,8 @@ from ropevit.data.ade import AdeSource
 from ropevit.data.loading import EvalReader, Readable, batches, eval_keys
 from ropevit.device import delay_by_one, start_copy, to_device
 from ropevit.extras import require
-from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.mean_iou import confusion

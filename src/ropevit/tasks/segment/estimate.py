@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ropevit.tasks.common.estimate import StepSpec
+from ropevit.tasks.estimate import StepSpec
 from ropevit.tasks.segment.base import SegmentationModel, pixel_loss
 from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.train_config import SegmentTrainConfig

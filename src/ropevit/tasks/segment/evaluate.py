@@ -11,23 +11,6 @@ from torch import Tensor
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
-from ropevit.tasks.common.confusion import confusion_files
-from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
-from ropevit.tasks.common.eval_report import nearest_size
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import (
-    BaselinePlan,
-    EvalContext,
-    EvalPlan,
-    EvalTimer,
-    Report,
-    SizeEvaluation,
-    distributed,
-    evaluate_sizes,
-    weights_and_name,
-)
-from ropevit.tasks.common.inference_modes import InferenceMode
-from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -42,6 +25,23 @@ from ropevit.tasks.dense.evaluation import (
     size_stats,
 )
 from ropevit.tasks.dense.model_file import ModelInfo
+from ropevit.tasks.evaluation.config import RATIOS, EvalConfig
+from ropevit.tasks.evaluation.confusion import confusion_files
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.loop import (
+    BaselinePlan,
+    EvalContext,
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    weights_and_name,
+)
+from ropevit.tasks.evaluation.report import nearest_size
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.tasks.common.inference_modes import window_spans
+from ropevit.tasks.evaluation.inference_modes import window_spans
 
 #: Maps images (B, c, H, W) to class scores (B, K, h, w) of the same or a lower resolution.
 Segmenter = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.painting import add_legend, paint_labels
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import Summary, save_png
-from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.evaluation.inference_modes import InferenceMode
+from ropevit.tasks.predictions import Summary, save_png
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.evaluate import ScalingAdvice, apply_scaling_override
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size

@@ -8,12 +8,12 @@ the baseline. Recipes of UperNet without a suffix use the settings of BEiT v2, t
 from collections.abc import Callable
 from dataclasses import replace
 
-from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.inference import SLIDE, InferenceConfig
 from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
+from ropevit.tasks.training.config import OptimConfig, RunConfig
 
 #: Evaluation as often as in mmseg on ADE20K: every 13 epochs, about 16 000 steps.
 _LONG = RunConfig(val_interval=13)

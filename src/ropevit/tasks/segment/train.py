@@ -15,13 +15,10 @@ from ropevit.data.rng import derive_seed
 from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.painting import Tile, classes_in, paint_classes
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.events import Report, silent
-from ropevit.tasks.common.first_batches import SIDES, DrawnBatch
-from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import freeze_backbone, init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, count_objects, make_notify
+from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel, pixel_loss
 from ropevit.tasks.segment.batches import Batch, count_masks, normalize, train_batches
@@ -31,6 +28,9 @@ from ropevit.tasks.segment.mean_iou import segmentation_scores
 from ropevit.tasks.segment.model import SEGMENTER, build_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.tasks.segment.upernet import upernet_losses
+from ropevit.tasks.training.events import Report, silent
+from ropevit.tasks.training.first_batches import SIDES, DrawnBatch
+from ropevit.tasks.training.run_training import run_training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import tyro
 
-from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmenterConfig
+from ropevit.tasks.training.config import BaseTrainConfig, OptimConfig, RunConfig
 
 #: Options have no prefix, except those of the heads and of `inference` (--upernet.channels).
 _WITHOUT_PREFIX = tyro.conf.arg(name="")

@@ -11,11 +11,11 @@ from ropevit.data.subset import ImageSubset
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.evaluation import EvalContext
-from ropevit.tasks.common.passes import Codec
-from ropevit.tasks.common.scaling_search import NONE
-from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
+from ropevit.tasks.evaluation.loop import EvalContext
+from ropevit.tasks.evaluation.passes import Codec
+from ropevit.tasks.evaluation.results import hash_weights
+from ropevit.tasks.evaluation.scaling_search import NONE
+from ropevit.tasks.evaluation.tune_scaling import TuneConfig, TuneTarget
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import count_pixels, read
