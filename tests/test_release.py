@@ -1,5 +1,7 @@
 """The wheel and the source distribution: built, installed apart from this checkout, and used."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -49,3 +51,33 @@ def test_the_wheel_runs_where_the_checkout_is_not(built, tmp_path):
     code = "import ropevit; print(ropevit.__version__, ropevit.__file__, ropevit.list_models('rope_mixed_deit_small*'))"
     found = run(python, "-c", code, cwd=tmp_path, env={"PYTHONPATH": "", "PATH": ""})
     assert found == f"{__version__} {site / 'ropevit/__init__.py'} ['rope_mixed_deit_small_patch16_LS']"
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a C compiler, and /proc/cpuinfo")
+def test_a_wheel_with_the_kernel_needs_no_compiler(tmp_path):
+    build = [
+        UV,
+        "build",
+        "--quiet",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        tmp_path,
+    ]
+    run(*build, ROOT, env=os.environ | {"ROPEVIT_BUILD_KERNEL": "1"})
+    wheel = next(tmp_path.glob("ropevit-*-py3-none-linux_*.whl"))
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = """if True:
+        import torch
+        from ropevit.kernels import native, rotate_qkv
+        assert native.load_prebuilt(), native.instructions()
+        arguments = torch.randn(2, 5, 3, 2, 8), torch.randn(5, 2), torch.randn(2, 2, 4)
+        for ours, right in zip(*(rotate_qkv(*arguments, backend=name) for name in ("cpu", "reference"))):
+            torch.testing.assert_close(ours, right)
+    """
+    cache = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "ROPEVIT_CACHE": str(tmp_path / "cache")}
+    run(sys.executable, "-c", code, cwd=tmp_path, env=cache)
+    assert not (tmp_path / "cache").exists()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ropevit.cache import cache_folder
+from ropevit.kernels import variants
 from ropevit.text import printable
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ STALE_SECONDS = 3600.0
 
 #: Bytes of a compiler's output that are read.
 _OUTPUT_BYTES = 1 << 16
-
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
 
 
 class BuildError(RuntimeError):
@@ -197,8 +196,9 @@ def _compile_source(command: str, source: Path, target: Path) -> None:
         BuildError: If the compiler fails, or writes nothing.
     """
     status, output = 0, ""
-    for extra in (("-fopenmp",), ()):
-        status, output = run_compiler([command, *FLAGS, *extra, "-o", str(target), str(source)], BUILD_SECONDS)
+    for extra in (variants.OPENMP, ()):
+        flags = *variants.FLAGS, *variants.NATIVE, *extra
+        status, output = run_compiler([command, *flags, "-o", str(target), str(source)], BUILD_SECONDS)
         if status == 0 and target.is_file() and target.stat().st_size:
             return
     raise BuildError(f"{command} could not build {source.name} ({_explain(status, output)})")

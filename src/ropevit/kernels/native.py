@@ -1,4 +1,4 @@
-"""Calls the C kernel, rotate.c; builds it on first use into the user's cache."""
+"""Calls the C kernel, rotate.c: that of the wheel, if it has one, or one built on first use into the user's cache."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ropevit.kernels import building
+from ropevit.kernels import building, variants
 from ropevit.kernels.assume_constant import assume_constant
 from ropevit.kernels.building import BuildError
 from ropevit.text import printable
@@ -70,20 +70,40 @@ def build_error() -> str | None:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Load the kernel; build it if it is not cached.
+    """Load the kernel: from the wheel, from the cache, or built now.
 
     Raises:
-        BuildError: If there is no C compiler, or it fails.
+        BuildError: If it is in neither, and there is no C compiler, or it fails.
     """
+    if (prebuilt := load_prebuilt()) is not None:
+        return prebuilt
     command = compiler()
     if command is None:
         raise BuildError("found no C compiler (cc, gcc or clang); install one, or use backend='reference'")
     try:
         _, version = building.run_compiler([command, "--version"], building.VERSION_SECONDS)
-        facts = "\n".join([SOURCE.read_text(), *building.FLAGS, version, platform.node(), instructions()])
+        facts = "\n".join(
+            [SOURCE.read_text(), *variants.FLAGS, *variants.NATIVE, version, platform.node(), instructions()]
+        )
     except OSError as error:
         raise BuildError(printable(error)) from error
     return building.load_or_build(command, SOURCE, facts, _FUNCTIONS)
+
+
+def load_prebuilt(folder: Path = SOURCE.parent) -> ctypes.CDLL | None:
+    """Load the fastest kernel of the wheel that this processor can execute; None if there is none, or it does not load.
+
+    Args:
+        folder: Where the wheel has its libraries.
+    """
+    words = {word for line in instructions().splitlines() for word in line.partition(":")[2].split()}
+    for variant in variants.usable(platform.machine(), words):
+        if (path := folder / variant.file_name).exists():
+            try:
+                return building.load(path, _FUNCTIONS)
+            except OSError as error:  # such as an OpenMP library that is not installed
+                log.info("the kernel of the wheel cannot be loaded (%s); it is built instead", printable(error))
+    return None
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
