@@ -1,12 +1,14 @@
 """The C kernel is built once for each kind of processor, by any compiler."""
 
 import platform
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from ropevit.kernels.native import SOURCE, instructions
+from ropevit.kernels.variants import FLAGS, OPENMP
 
 COMPILERS = [name for name in ("cc", *(f"gcc-{n}" for n in range(9, 16)), "clang") if shutil.which(name)]
 
@@ -18,6 +20,14 @@ def test_every_installed_compiler_accepts_the_kernel_for_every_vector_length(com
     strict = ("-Wall", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
     run = subprocess.run([command, flag, "-fsyntax-only", *strict, SOURCE], capture_output=True)
     assert (run.returncode, run.stderr.decode()) == (0, "")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("gcc"), reason="reads GCC's code for x86-64")
+def test_vectors_are_loaded_and_stored_without_a_call():
+    """A parallel region calls through a pointer once for each block of tokens; nothing else may."""
+    words = ["gcc", *FLAGS[:3], "-mavx2", "-mfma", *OPENMP, "-S", "-o", "-", SOURCE]
+    code = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"^\s*(?:call|jmp)\s+\*[%(]", code, re.MULTILINE)) <= 1
 
 
 def test_processors_with_other_instructions_get_kernels_of_their_own(tmp_path):

@@ -20,10 +20,9 @@ enum { LANES = 8 };
 #endif
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 /* The same in memory, at any address. */
 typedef floats floats_in_memory __attribute__((aligned(1), may_alias));
-typedef halves halves_in_memory __attribute__((aligned(1), may_alias));
+typedef words words_in_memory __attribute__((aligned(1), may_alias));
 
 /* Strides count elements; the channels of a head are contiguous. */
 typedef struct {
@@ -57,11 +56,16 @@ INLINE void cos_sin(float angle, float *cosine, float *sine) {
     *sine = quadrant & 2 ? -second : second;
 }
 
-/* Compute the factors of one token: x'[i] = x[i] * own[i] + x[i ^ 1] * other[i]. Scratch holds 3 floats per pair. */
-static void make_factors(const Args *args, int64_t image, int64_t token, float *own, float *other, float *scratch) {
+/* How the factors of a token stand in memory: a cosine and a sine for each pair, or, ADJACENT, for each channel:
+ * x'[i] = x[i] * own[i] + x[i ^ 1] * other[i]. */
+enum { ADJACENT = 1, PAIRS = 2 };
+
+/* Compute the factors of one token; scratch holds 3 floats per pair. */
+INLINE void make_factors(const Args *args, int64_t image, int64_t token, float *own, float *other, float *scratch,
+                         int form) {
     int64_t pairs = args->frequency_heads * args->channels / 2;
     const float *position = args->positions + (image * (args->tokens - args->prefix) + token - args->prefix) * args->axes;
-    float *angle = scratch, *cosine = angle + pairs, *sine = cosine + pairs;
+    float *angle = scratch, *cosine = form == PAIRS ? own : angle + pairs, *sine = form == PAIRS ? other : angle + 2 * pairs;
     int beyond = 0;
     for (int64_t i = 0; i < pairs; i++) angle[i] = position[0] * args->frequencies[i];
     for (int64_t axis = 1; axis < args->axes; axis++)
@@ -71,7 +75,7 @@ static void make_factors(const Args *args, int64_t image, int64_t token, float *
         for (int64_t i = 0; i < pairs; i++) cos_sin(angle[i], &cosine[i], &sine[i]);
     else
         for (int64_t i = 0; i < pairs; i++) cosine[i] = cosf(angle[i]), sine[i] = sinf(angle[i]);
-    for (int64_t i = 0; i < pairs; i++) {
+    for (int64_t i = 0; form == ADJACENT && i < pairs; i++) {
         own[2 * i] = own[2 * i + 1] = cosine[i];
         other[2 * i] = -sine[i], other[2 * i + 1] = sine[i];
     }
@@ -104,151 +108,219 @@ INLINE void store_float(void *to, floats x, int64_t count) {
     else memcpy(to, &x, count * 4);
 }
 
-/* bfloat16 is the upper half of a float, rounded to nearest, ties to even; NaN stays NaN. */
-INLINE floats load_bfloat16(const void *from, int64_t count) {
-    halves x = {0};
-    if (count >= LANES) x = *(const halves_in_memory *)from;
-    else memcpy(&x, from, count * 2);
-    return (floats)(__builtin_convertvector(x, words) << 16);
-}
-
-INLINE void store_bfloat16(void *to, floats x, int64_t count) {
-    words bits = (words)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (words)(x != x);
-    halves y = __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), halves);
-    if (count >= LANES) *(halves_in_memory *)to = y;
-    else memcpy(to, &y, count * 2);
-}
-
-/* How to load and store LANES numbers of a dtype, fewer at the end of a head. */
-typedef floats (*Load)(const void *, int64_t);
-typedef void (*Store)(void *, floats, int64_t);
-
-/* Rotate one head: x'[i] = x[i] own[i] + x[i ^ 1] other[i]. */
-INLINE void rotate_head(char *x, const float *own, const float *other, int64_t channels, Load load, Store store,
-                      int64_t size) {
-    int64_t i = 0;
-    for (; i + LANES <= channels; i += LANES) {
-        floats value = load(x + i * size, LANES);
-        store(x + i * size, value * load_float(own + i, LANES) + swap_pairs(value) * load_float(other + i, LANES), LANES);
-    }
-    if (i < channels) {
-        int64_t left = channels - i;
-        floats value = load(x + i * size, left);
-        store(x + i * size, value * load_float(own + i, left) + swap_pairs(value) * load_float(other + i, left), left);
-    }
-}
-
-INLINE void forward_token(const Args *args, int64_t image, int64_t token, const float *own, const float *other, Load load,
-                          Store store, int64_t size) {
-    const int64_t channels = args->channels, heads = args->heads, step = args->frequency_heads == 1 ? 0 : channels;
-    for (int part = 0; part < 2; part++) {
-        const int64_t *stride = args->stride[part], next = stride[1] * size;
-        char *x = (char *)args->part[part] + (image * stride[0] + token * stride[2]) * size;
-        for (int64_t head = 0; head < heads; head++, x += next)
-            rotate_head(x, own + head * step, other + head * step, channels, load, store, size);
-    }
-}
-
-/* Rotate the gradient of one head back, from g into the gradient of the projection. For each pair (0, 1), with g the
- * gradient of the rotated q or k, y: d loss / d angle = sum over q and k of g1 y0 - g0 y1; sums holds g[i] y[i ^ 1]. */
-INLINE void rotate_back(char *to, const char *g, const char *y, const float *own, const float *other, float *sums,
-                      int64_t count, Load load, Store store, int64_t size) {
-    floats value = load(g, count);
-    store(to, value * load_float(own, count) - swap_pairs(value) * load_float(other, count), count);
-    if (sums) store_float(sums, load_float(sums, count) + value * swap_pairs(load(y, count)), count);
-    (void)size;
-}
-
-INLINE void backward_token(const Args *args, int64_t image, int64_t token, const float *own, const float *other,
-                           float *sums, Load load, Store store, int64_t size) {
-    const int64_t channels = args->channels, heads = args->heads, step = args->frequency_heads == 1 ? 0 : channels;
-    char *to = (char *)args->qkv_gradient + (image * args->tokens + token) * 3 * heads * channels * size;
-    for (int part = 0; part < 3; part++) {
-        const int64_t *stride = args->stride[part], next = stride[1] * size;
-        const char *g = (char *)args->part[part] + (image * stride[0] + token * stride[2]) * size;
-        if (part == 2 || token < args->prefix) {
-            if (stride[1] == channels) memcpy(to, g, heads * channels * size);
-            else for (int64_t head = 0; head < heads; head++) memcpy(to + head * channels * size, g + head * next, channels * size);
-            to += heads * channels * size;
-            continue;
-        }
-        const int64_t *far = args->rotated_stride[part], after = far[1] * size;
-        const char *y = (char *)args->rotated[part] + (image * far[0] + token * far[2]) * size;
-        for (int64_t head = 0; head < heads; head++, g += next, y += after, to += channels * size) {
-            const float *c = own + head * step, *s = other + head * step;
-            float *sum = sums ? sums + head * step : NULL;
-            int64_t i = 0;
-            for (; i + LANES <= channels; i += LANES)
-                rotate_back(to + i * size, g + i * size, y + i * size, c + i, s + i, sum ? sum + i : NULL, LANES, load, store, size);
-            if (i < channels)
-                rotate_back(to + i * size, g + i * size, y + i * size, c + i, s + i, sum ? sum + i : NULL, channels - i, load, store, size);
-        }
-    }
-}
-
-/* Loop over blocks of tokens, in parallel, and within a block over the images that share positions, so that memory is
- * accessed sequentially while the factors of the block stay in the cache. */
-INLINE int run(const Args *args, int backward, Load load, Store store, int64_t size) {
-    const int64_t pairs = args->frequency_heads * args->channels / 2, patches = args->tokens - args->prefix;
-    const int64_t shared = args->position_images == 1 ? args->images : 1, first = backward ? 0 : args->prefix;
-    const int64_t share = (args->tokens - first) / (4 * args->threads), block = share < 1 ? 1 : share > 16 ? 16 : share;
-    int failed = 0;
-#pragma omp parallel num_threads((int)args->threads) reduction(| : failed)
-    {
-        float *own = calloc(pairs * (6 * block + 3), sizeof(float)), *other = own + 2 * pairs * block;
-        float *all_sums = other + 2 * pairs * block, *scratch = all_sums + 2 * pairs * block;
-        failed = own == NULL;
-#pragma omp for collapse(2) schedule(static)
-        for (int64_t group = 0; group < args->images / shared; group++)
-            for (int64_t start = first; start < args->tokens; start += block) {
-                if (failed) continue;
-                const int64_t end = start + block < args->tokens ? start + block : args->tokens;
-                float *sums = args->angle_gradient ? all_sums : NULL;
-                for (int64_t token = start; token < end; token++)
-                    if (token >= args->prefix)
-                        make_factors(args, group, token, own + 2 * pairs * (token - start), other + 2 * pairs * (token - start),
-                                     scratch);
-                if (sums) memset(sums, 0, 2 * pairs * block * sizeof(float));
-                for (int64_t image = group * shared; image < (group + 1) * shared; image++)
-                    for (int64_t token = start; token < end; token++) {
-                        const int64_t at = 2 * pairs * (token - start);
-                        if (backward)
-                            backward_token(args, image, token, own + at, other + at, sums ? sums + at : NULL, load, store, size);
-                        else forward_token(args, image, token, own + at, other + at, load, store, size);
-                    }
-                for (int64_t token = start < args->prefix ? args->prefix : start; sums && token < end; token++) {
-                    const float *sum = sums + 2 * pairs * (token - start);
-                    float *to = args->angle_gradient + (group * patches + token - args->prefix) * pairs;
-                    for (int64_t i = 0; i < pairs; i++) to[i] = sum[2 * i + 1] - sum[2 * i];
-                }
-            }
-        free(own);
-    }
-    return failed;
-}
-
-int forward_float32(const Args *args) { return run(args, 0, load_float, store_float, 4); }
-int backward_float32(const Args *args) { return run(args, 1, load_float, store_float, 4); }
-int forward_bfloat16(const Args *args) { return run(args, 0, load_bfloat16, store_bfloat16, 2); }
-int backward_bfloat16(const Args *args) { return run(args, 1, load_bfloat16, store_bfloat16, 2); }
-
 #ifdef __FLT16_MAX__
-typedef _Float16 shorts __attribute__((vector_size(2 * LANES)));
-typedef shorts shorts_in_memory __attribute__((aligned(1), may_alias));
+typedef _Float16 halves __attribute__((vector_size(2 * LANES)));
+typedef halves halves_in_memory __attribute__((aligned(1), may_alias));
 
 INLINE floats load_float16(const void *from, int64_t count) {
-    shorts x = {0};
-    if (count >= LANES) x = *(const shorts_in_memory *)from;
+    halves x = {0};
+    if (count >= LANES) x = *(const halves_in_memory *)from;
     else memcpy(&x, from, count * 2);
     return __builtin_convertvector(x, floats);
 }
 
 INLINE void store_float16(void *to, floats x, int64_t count) {
-    shorts y = __builtin_convertvector(x, shorts);
-    if (count >= LANES) *(shorts_in_memory *)to = y;
+    halves y = __builtin_convertvector(x, halves);
+    if (count >= LANES) *(halves_in_memory *)to = y;
+    else memcpy(to, &y, count * 2);
+}
+#endif
+
+/* How to load and store LANES numbers of a dtype, fewer at the end of a head. */
+typedef floats (*Load)(const void *, int64_t);
+typedef void (*Store)(void *, floats, int64_t);
+
+/* Rotate up to LANES channels of q and k. */
+INLINE void forward_vector(char *q, char *k, const float *own, const float *other, int64_t count, Load load, Store store) {
+    floats c = load_float(own, count), s = load_float(other, count), x = load(q, count), y = load(k, count);
+    store(q, x * c + swap_pairs(x) * s, count);
+    store(k, y * c + swap_pairs(y) * s, count);
+}
+
+/* Rotate the gradient g of up to LANES channels of q or k back. For each pair (0, 1), with y the rotated q or k:
+ * d loss / d angle = sum over q and k of g1 y0 - g0 y1; sums holds g[i] y[i ^ 1]. */
+INLINE void backward_vector(char *to, const char *g, const char *y, const float *own, const float *other, float *sums,
+                            int64_t count, Load load, Store store) {
+    floats x = load(g, count);
+    store(to, x * load_float(own, count) - swap_pairs(x) * load_float(other, count), count);
+    if (sums) store_float(sums, load_float(sums, count) + x * swap_pairs(load(y, count)), count);
+}
+
+/* bfloat16 is the upper half of a float, so a word holds a pair: no shuffle is needed. */
+typedef struct {
+    floats first, second;
+} Pairs;
+
+INLINE Pairs load_pairs(const void *from, int64_t count) {
+    words x = {0};
+    if (count >= 2 * LANES) x = *(const words_in_memory *)from;
+    else memcpy(&x, from, count * 2);
+    return (Pairs){(floats)(x << 16), (floats)(x & 0xffff0000)};
+}
+
+/* Round to nearest, ties to even, in the upper half of a word; NaN stays NaN. */
+INLINE words round_bfloat16(floats x) {
+    words bits = (words)x;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) | ((words)(x != x) & 0x7fc00000);
+}
+
+INLINE void store_pairs(void *to, Pairs x, int64_t count) {
+    words y = (round_bfloat16(x.first) >> 16) | (round_bfloat16(x.second) & 0xffff0000);
+    if (count >= 2 * LANES) *(words_in_memory *)to = y;
     else memcpy(to, &y, count * 2);
 }
 
-int forward_float16(const Args *args) { return run(args, 0, load_float16, store_float16, 2); }
-int backward_float16(const Args *args) { return run(args, 1, load_float16, store_float16, 2); }
+INLINE Pairs rotate(Pairs x, floats c, floats s) {
+    return (Pairs){x.first * c - x.second * s, x.second * c + x.first * s};
+}
+
+/* forward_vector and backward_vector, for up to LANES pairs in bfloat16. */
+INLINE void forward_pairs(char *q, char *k, const float *cosine, const float *sine, int64_t count) {
+    floats c = load_float(cosine, count / 2), s = load_float(sine, count / 2);
+    store_pairs(q, rotate(load_pairs(q, count), c, s), count);
+    store_pairs(k, rotate(load_pairs(k, count), c, s), count);
+}
+
+INLINE void backward_pairs(char *to, const char *g, const char *y, const float *cosine, const float *sine, float *sums,
+                           int64_t count) {
+    Pairs x = load_pairs(g, count);
+    store_pairs(to, rotate(x, load_float(cosine, count / 2), -load_float(sine, count / 2)), count);
+    if (!sums) return;
+    Pairs z = load_pairs(y, count);
+    store_float(sums, load_float(sums, count / 2) + x.second * z.first - x.first * z.second, count / 2);
+}
+
+/* What differs between dtypes: form of the factors, bytes of a number, and how a vector of channels is rotated. */
+typedef struct {
+    int form, size;
+    void (*forward)(char *, char *, const float *, const float *, int64_t);
+    void (*backward)(char *, const char *, const char *, const float *, const float *, float *, int64_t);
+} Dtype;
+
+INLINE char *at(const void *part, const int64_t *stride, int64_t image, int64_t token, int size) {
+    return (char *)part + (image * stride[0] + token * stride[2]) * size;
+}
+
+INLINE void forward_token(const Args *args, int64_t image, int64_t token, const float *own, const float *other,
+                          Dtype dtype) {
+    const int64_t *to_q = args->stride[0], *to_k = args->stride[1], size = dtype.size, vector = LANES * dtype.form;
+    const int together = to_q[1] == args->channels && to_k[1] == args->channels; /* heads follow each other */
+    const int64_t merge = args->frequency_heads > 1 && together ? args->heads : 1;
+    const int64_t channels = args->channels * merge, step = args->frequency_heads == 1 ? 0 : channels / dtype.form;
+    char *q = at(args->part[0], to_q, image, token, size), *k = at(args->part[1], to_k, image, token, size);
+    for (int64_t head = 0; head < args->heads / merge; head++, own += step, other += step) {
+        int64_t i = 0;
+        for (; i + vector <= channels; i += vector)
+            dtype.forward(q + i * size, k + i * size, own + i / dtype.form, other + i / dtype.form, vector);
+        if (i < channels)
+            dtype.forward(q + i * size, k + i * size, own + i / dtype.form, other + i / dtype.form, channels - i);
+        q += to_q[1] * size, k += to_k[1] * size;
+    }
+}
+
+INLINE void backward_token(const Args *args, int64_t image, int64_t token, const float *own, const float *other,
+                           float *sums, Dtype dtype) {
+    const int64_t channels = args->channels, heads = args->heads, size = dtype.size, vector = LANES * dtype.form;
+    const int64_t step = args->frequency_heads == 1 ? 0 : channels / dtype.form;
+    char *to = (char *)args->qkv_gradient + (image * args->tokens + token) * 3 * heads * channels * size;
+    for (int part = 0; part < 3; part++) {
+        const int64_t *stride = args->stride[part], *far = args->rotated_stride[part], next = stride[1] * size;
+        const char *g = at(args->part[part], stride, image, token, size);
+        if (part == 2 || token < args->prefix) {
+            const int64_t run = stride[1] == channels ? heads : 1; /* heads that follow each other */
+            for (int64_t head = 0; head < heads; head += run, to += run * channels * size)
+                memcpy(to, g + head * next, run * channels * size);
+            continue;
+        }
+        const char *y = sums ? at(args->rotated[part], far, image, token, size) : g;
+        for (int64_t head = 0; head < heads; head++, g += next, y += sums ? far[1] * size : next, to += channels * size) {
+            const float *c = own + head * step, *s = other + head * step;
+            float *sum = sums ? sums + head * step : NULL;
+            int64_t i = 0;
+            for (; i + vector <= channels; i += vector)
+                dtype.backward(to + i * size, g + i * size, y + i * size, c + i / dtype.form, s + i / dtype.form,
+                               sum ? sum + i / dtype.form : NULL, vector);
+            if (i < channels)
+                dtype.backward(to + i * size, g + i * size, y + i * size, c + i / dtype.form, s + i / dtype.form,
+                               sum ? sum + i / dtype.form : NULL, channels - i);
+        }
+    }
+}
+
+/* Tokens from start to end of the images of a group, which share positions. Memory holds 6 floats per pair and token for
+ * factors and sums, and 3 per pair. */
+typedef struct {
+    int64_t group, start, end, tokens;
+    float *memory;
+} Block;
+
+/* Rotate a block: factors once, then image by image, so that memory is accessed sequentially while they stay in the
+ * cache. */
+INLINE void rotate_block(const Args *args, const Block *block, int backward, Dtype dtype) {
+    const int64_t pairs = args->frequency_heads * args->channels / 2, row = 2 * pairs / dtype.form, start = block->start;
+    const int64_t images = args->position_images == 1 ? args->images : 1, patches = args->tokens - args->prefix;
+    const int64_t patch = start < args->prefix ? args->prefix : start;
+    float *own = block->memory, *other = own + row * block->tokens, *all_sums = other + row * block->tokens;
+    float *sums = args->angle_gradient ? all_sums : NULL, *scratch = all_sums + row * block->tokens;
+    for (int64_t token = patch; token < block->end; token++) {
+        const int64_t first = row * (token - start);
+        make_factors(args, block->group, token, own + first, other + first, scratch, dtype.form);
+    }
+    if (sums) memset(sums, 0, row * block->tokens * sizeof(float));
+    for (int64_t image = block->group * images; image < (block->group + 1) * images; image++)
+        for (int64_t token = start; token < block->end; token++) {
+            const int64_t first = row * (token - start);
+            if (backward) backward_token(args, image, token, own + first, other + first, sums ? sums + first : NULL, dtype);
+            else forward_token(args, image, token, own + first, other + first, dtype);
+        }
+    for (int64_t token = patch; sums && token < block->end; token++) {
+        const float *sum = sums + row * (token - start);
+        float *to = args->angle_gradient + (block->group * patches + token - args->prefix) * pairs;
+        for (int64_t i = 0; i < pairs; i++) to[i] = dtype.form == PAIRS ? sum[i] : sum[2 * i + 1] - sum[2 * i];
+    }
+}
+
+/* Loop over blocks of tokens, in parallel. GCC makes a function of a parallel region before it inlines what it calls, so
+ * what rotates a block is a function for each dtype: in it everything is inlined, and no vector costs a call. */
+static int run(const Args *args, int64_t first, void (*rotate)(const Args *, const Block *)) {
+    const int64_t groups = args->position_images == 1 ? 1 : args->images, pairs = args->frequency_heads * args->channels / 2;
+    const int64_t share = (args->tokens - first) / (4 * args->threads), tokens = share < 1 ? 1 : share > 16 ? 16 : share;
+    int failed = 0;
+#pragma omp parallel num_threads((int)args->threads) reduction(| : failed)
+    {
+        float *memory = calloc(pairs * (6 * tokens + 3), sizeof(float));
+        failed = memory == NULL;
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t group = 0; group < groups; group++)
+            for (int64_t start = first; start < args->tokens; start += tokens) {
+                const int64_t end = start + tokens < args->tokens ? start + tokens : args->tokens;
+                const Block block = {group, start, end, tokens, memory};
+                if (!failed) rotate(args, &block);
+            }
+        free(memory);
+    }
+    return failed;
+}
+
+#define FUNCTIONS(dtype, ...)                                                                                             \
+    static void forward_block_##dtype(const Args *a, const Block *b) { rotate_block(a, b, 0, (Dtype){__VA_ARGS__}); }     \
+    static void backward_block_##dtype(const Args *a, const Block *b) { rotate_block(a, b, 1, (Dtype){__VA_ARGS__}); }    \
+    int forward_##dtype(const Args *args) { return run(args, args->prefix, forward_block_##dtype); }                      \
+    int backward_##dtype(const Args *args) { return run(args, 0, backward_block_##dtype); }
+
+#define VECTORS(dtype, load, store)                                                                                       \
+    INLINE void forward_vector_##dtype(char *q, char *k, const float *own, const float *other, int64_t count) {           \
+        forward_vector(q, k, own, other, count, load, store);                                                             \
+    }                                                                                                                     \
+    INLINE void backward_vector_##dtype(char *to, const char *g, const char *y, const float *own, const float *other,     \
+                                        float *sums, int64_t count) {                                                     \
+        backward_vector(to, g, y, own, other, sums, count, load, store);                                                  \
+    }
+
+VECTORS(float32, load_float, store_float)
+FUNCTIONS(float32, ADJACENT, 4, forward_vector_float32, backward_vector_float32)
+FUNCTIONS(bfloat16, PAIRS, 2, forward_pairs, backward_pairs)
+#ifdef __FLT16_MAX__
+VECTORS(float16, load_float16, store_float16)
+FUNCTIONS(float16, ADJACENT, 2, forward_vector_float16, backward_vector_float16)
 #endif
