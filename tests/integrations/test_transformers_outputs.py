@@ -113,6 +113,23 @@ def test_weights_have_gradients(images):
         assert all(weights.grad.abs().sum() > 0 for weights in output.attentions)
 
 
+@pytest.mark.parametrize(("kind", "place"), [(kind, place) for kind in CLASSES for place in range(3)])
+def test_gradients_flow_through_the_hidden_states(kind, place, images):
+    model = CLASSES[kind][place](configs(kind))
+    output = model(images, output_hidden_states=True)
+    for state in output.hidden_states:
+        state.retain_grad()
+    last = output.feature_maps[0] if place == 2 else output[0]
+    last.square().sum().backward()
+    assert all(state.grad.abs().sum() > 0 for state in output.hidden_states)
+
+
+def test_a_backbone_returns_the_weights_of_all_stages_whatever_its_maps(images):
+    for kind, shapes in SHAPES.items():
+        model = CLASSES[kind][2](configs(kind, out_indices=[1], output_attentions=True))
+        assert [tuple(weights.shape) for weights in model(images).attentions] == shapes
+
+
 def test_weights_are_those_of_the_layer_itself(images):
     """The attention weights of the last block, applied to its values, give what its projection receives."""
     model = RopeViTModel(configs("vit")).eval()

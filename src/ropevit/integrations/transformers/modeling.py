@@ -4,8 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +14,13 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from transformers.utils.generic import can_return_tuple
 
 from ropevit.integrations.transformers.attentions import collect_attentions
+from ropevit.integrations.transformers.checkpointing import (
+    add_checkpointing,
+    is_checkpointing,
+    remove_checkpointing,
+)
 from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
+from ropevit.integrations.transformers.outputs import Outputs, as_tokens, outputs_of, states_of
 from ropevit.models import ARCHITECTURES, Model, build_model
 from ropevit.rope import LearnedRope
 from ropevit.text import join_names
@@ -30,7 +35,7 @@ class RopePreTrainedModel(PreTrainedModel):
     """Base class of the wrappers; the attribute `ropevit` is the model of this package.
 
     Attention is PyTorch's `scaled_dot_product_attention`; where attention weights are requested, the same by
-    matrix products. Gradient checkpointing keeps the input of every block and is not reentrant. Learned frequencies
+    matrix products. Gradient checkpointing is that of transformers: by block, with its options. Learned frequencies
     stay float32 in every dtype.
 
     Args:
@@ -56,7 +61,7 @@ class RopePreTrainedModel(PreTrainedModel):
                 f"got attn_implementation={config._attn_implementation!r}; these models use "
                 "scaled_dot_product_attention: leave it out, or pass 'sdpa' or 'eager', which are the same here"
             )
-        self.ropevit = self.remove_unused(build_model(config.to_ropevit()))
+        self.ropevit = add_checkpointing(self.remove_unused(build_model(config.to_ropevit())))
         self._keep_in_fp32_modules_strict = _learned_frequencies(self.ropevit)
         self.post_init()
 
@@ -81,24 +86,28 @@ class RopePreTrainedModel(PreTrainedModel):
         if copied.config != self.ropevit.config:
             listed = differences(asdict(copied.config), asdict(self.ropevit.config))
             raise ValueError(f"got a model that differs from the config ({listed}); convert it with from_ropevit")
-        self.ropevit = copied.train(self.training)
+        self.ropevit = add_checkpointing(copied).train(self.training)
 
     def to_ropevit(self) -> Model:
         """Return a copy of the model of this package; `model.ropevit` is the model itself."""
-        return copy.deepcopy(self.ropevit)
+        return remove_checkpointing(copy.deepcopy(self.ropevit))
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load as transformers does, but raise unless all weights match; only a head may be new, and is reported.
+        """Load as transformers does, but raise unless all weights match; only a head may be new.
+
+        With `output_loading_info` it returns the model and the weights that do not match, for the caller to check.
 
         Raises:
             WeightsError: If a weight other than the head's is missing, unexpected or, even with
-                ignore_mismatched_sizes, has the wrong shape.
+                ignore_mismatched_sizes, has the wrong shape; not with `output_loading_info`.
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
+        if output_loading_info:
+            return model, info
         _check_loaded(info, model.name_or_path)
-        return (model, info) if output_loading_info else model
+        return model
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize a module as our models do, unless its weights were loaded.
@@ -112,27 +121,15 @@ class RopePreTrainedModel(PreTrainedModel):
         """Return the layer that projects the patches."""
         return self.ropevit.patch_embed.proj
 
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether blocks are recomputed in the backward pass; transformers sets this by name."""
-        return self.ropevit.grad_checkpointing
-
-    @gradient_checkpointing.setter
-    def gradient_checkpointing(self, enable: bool) -> None:
-        self.ropevit.set_grad_checkpointing(enable)
-
     def attentions(self, requested: bool | None) -> AbstractContextManager[Callable[[], tuple[Tensor, ...] | None]]:
         """Collect attention weights in a context, if the call requests them, or else the config does.
 
         Raises:
             ValueError: If they are wanted in a training with gradient checkpointing, which computes them twice.
         """
-        wanted = bool(self.config.output_attentions if requested is None else requested)
-        if wanted and self.training and self.gradient_checkpointing:
-            raise ValueError(
-                "got output_attentions=True with gradient checkpointing; call "
-                "model.gradient_checkpointing_disable(), or leave it out"
-            )
+        wanted = _wants(self.config.output_attentions, requested)
+        if wanted and self.training and is_checkpointing(self.ropevit):
+            raise ValueError("got output_attentions=True with gradient checkpointing; disable one of them")
         return collect_attentions(self.ropevit.config, wanted)
 
     def prepare(self, pixel_values: Tensor) -> Tensor:
@@ -152,11 +149,11 @@ class RopePreTrainedModel(PreTrainedModel):
         pixel_values: Float[Tensor, "B c H W"],
         output_hidden_states: bool | int | None,
         output_attentions: bool | None,
-    ) -> "Outputs":
+    ) -> Outputs:
         """Run the model of this package on prepared images."""
-        wanted, images = _wants_hidden_states(self.config, output_hidden_states), self.prepare(pixel_values)
+        wanted, images = _wants(self.config.output_hidden_states, output_hidden_states), self.prepare(pixel_values)
         with self.attentions(output_attentions) as weights:
-            outputs = self.ropevit(images, method=_outputs_of, hidden_states=wanted)
+            outputs = self.ropevit(images, method=outputs_of, hidden_states=wanted)
         return outputs._replace(attentions=weights())
 
 
@@ -188,7 +185,7 @@ class RopeModel(RopePreTrainedModel):
         """
         outputs = self.run(pixel_values, output_hidden_states, output_attentions)
         return BaseModelOutputWithPooling(
-            last_hidden_state=_as_tokens(outputs.features),
+            last_hidden_state=as_tokens(outputs.features),
             pooler_output=outputs.head,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -274,20 +271,20 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         """
         images = self.prepare(pixel_values)
         wanted = [self.stage_names.index(name) for name in self.out_features]
-        all_states = _wants_hidden_states(self.config, output_hidden_states)
-        count = None if all_states else max(wanted) + 1
+        all_states = _wants(self.config.output_hidden_states, output_hidden_states)
+        count = None if all_states or _wants(self.config.output_attentions, output_attentions) else max(wanted) + 1
         with self.attentions(output_attentions) as weights:
-            states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
+            states, tokens = self.ropevit(images, method=states_of, count=count)
         maps: Any = tuple(self.reshape(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
-            hidden_states=tuple(_as_tokens(state) for state in states) if all_states else None,
+            hidden_states=tuple(tokens) if all_states else None,
             attentions=weights(),
         )
 
     def reshape(self, state: Tensor, images: Float[Tensor, "B c H W"]) -> Tensor:
         """Return a hidden state as a map (B, C, h, w); as tokens (B, n, C) with `reshape_hidden_states=False`."""
-        return self.ropevit.as_map(state, images) if self.config.reshape_hidden_states else _as_tokens(state)
+        return self.ropevit.as_map(state, images) if self.config.reshape_hidden_states else as_tokens(state)
 
 
 class RopeViTModel(RopeModel):
@@ -334,12 +331,12 @@ CLASSES: dict[Any, tuple[type[RopePreTrainedModel], type[RopePreTrainedModel]]] 
 }
 
 
-def _wants_hidden_states(config: RopeConfig, requested: bool | int | None) -> bool:
-    """Return whether to return hidden states: as the call requests, or else as the config does.
+def _wants(configured: bool | None, requested: bool | int | None) -> bool:
+    """Return whether to return hidden states or attention weights: as the call requests, or else as the config does.
 
-    LLaVA requests them by the index of the layer that it reads; all are returned then, too.
+    LLaVA requests hidden states by the index of the layer that it reads; all are returned then, too.
     """
-    return bool(config.output_hidden_states if requested is None else requested)
+    return bool(configured if requested is None else requested)
 
 
 def _learned_frequencies(model: Model) -> list[str]:
@@ -349,36 +346,8 @@ def _learned_frequencies(model: Model) -> list[str]:
     return sorted(named)
 
 
-class Outputs(NamedTuple):
-    """Outputs of the wrapped model for a batch."""
-
-    features: Tensor
-    """Tokens after the final norm."""
-    head: Tensor
-    """Logits, or the pooled vector of a model without a head."""
-    hidden_states: tuple[Tensor, ...] | None
-    """Tokens before the norm, if requested: embedded, then after each block or stage."""
-    attentions: tuple[Tensor, ...] | None = None
-    """Attention weights, if requested."""
-
-
-def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
-    """Run a model; passed as `method=` to its forward, so that its hooks (offloading, sharding) run."""
-    if not hidden_states:
-        features = model.forward_features(images)
-        return Outputs(features, model.forward_head(features), None)
-    states = tuple(model.hidden_states(images))
-    features = model.norm_tokens(states[-1])
-    return Outputs(features, model.forward_head(features), tuple(_as_tokens(state) for state in states))
-
-
-def _as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
-    """Flatten a hidden state to tokens; a Swin's is a map with channels last."""
-    return state.flatten(1, 2) if state.ndim == 4 else state
-
-
 def _check_loaded(info: dict[str, Any], source: str) -> None:
-    """Raise WeightsError for weights that do not match, which transformers would only report.
+    """Raise WeightsError for weights that do not match, which transformers would only log.
 
     Raises:
         WeightsError: Listing the weights.

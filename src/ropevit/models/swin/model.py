@@ -1,6 +1,6 @@
 """Swin transformer with the position embeddings of the paper, for images of any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -219,7 +219,10 @@ class Swin(BaseModel[SwinConfig]):
         return self.run_stages(self.embed(images))
 
     def run_stages(
-        self, x: Float[Tensor, "B h w C"], pixel_mask: Bool[Tensor, "B h w"] | None = None
+        self,
+        x: Float[Tensor, "B h w C"],
+        pixel_mask: Bool[Tensor, "B h w"] | None = None,
+        pass_on: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
         """Run the stages on embedded tokens and yield the map at the end of each, channels last.
 
@@ -227,22 +230,33 @@ class Swin(BaseModel[SwinConfig]):
             x: Tokens.
             pixel_mask: Mask of image tokens, with smaller images at the top left: the others are masked, so that each
                 image has the same output as alone. None if all are image.
+            pass_on: Called with the map at the end of each stage; what it returns is yielded, and goes on in its place.
         """
         jitter = self.sample_jitter(x.device)
         for stage in self.layers:
             assert isinstance(stage, Stage)
-            x = stage(x, recompute=self.grad_checkpointing and self.training, pixel_mask=pixel_mask, jitter=jitter)
+            recompute = self.grad_checkpointing and self.training
+            x = stage(x, recompute=recompute, pixel_mask=pixel_mask, jitter=jitter)
+            x = x if pass_on is None else pass_on(x)
             yield x
             if stage.downsample is not None:
                 if pixel_mask is not None:
                     x, pixel_mask = x.masked_fill(~pixel_mask.unsqueeze(-1), 0), pixel_mask[:, ::2, ::2]
                 x = stage.downsample(x)
 
-    def hidden_states(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
-        """Yield all tokens after the embedding and after each stage, channels last, before the final norm."""
+    def hidden_states(
+        self, images: Float[Tensor, "B c H W"], pass_on: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Float[Tensor, "B h w C"]]:
+        """Yield all tokens after the embedding and after each stage, channels last, before the final norm.
+
+        Args:
+            images: Images of any size.
+            pass_on: Called with each of these maps; what it returns is yielded, and goes on in its place.
+        """
         x = self.embed(images)
+        x = x if pass_on is None else pass_on(x)
         yield x
-        yield from self.run_stages(x)
+        yield from self.run_stages(x, pass_on=pass_on)
 
     def as_map(
         self,
