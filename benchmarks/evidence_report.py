@@ -25,6 +25,20 @@ BASELINES = {"field": "tiles", "zoom": "resize"}
 #: How RoPE-Mixed is evaluated above the training size, where nothing is trained again: the reference of differences.
 REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
+#: Arms of `field` that differ in one thing, and what that is. Chosen when H1 and H4 were known: exploratory.
+PAIRS = (
+    ("kind, base 10", "rope_mixed", "rope_axial:theta=10"),
+    ("kind, base 100", "rope_mixed:theta=100", "rope_axial"),
+    ("base, axial", "rope_axial:theta=10", "rope_axial"),
+    ("base, mixed", "rope_mixed", "rope_mixed:theta=100"),
+    ("directions", "rope_star", "rope_mixed"),
+    ("coupling of direction and speed", "rope_spiral", "rope_star"),
+    ("jitter", "rope_axial jitter", "rope_axial"),
+    ("jitter", "rope_mixed jitter", "rope_mixed"),
+    ("jitter or sizes", "rope_axial jitter", "rope_axial sizes"),
+    ("jitter or sizes", "rope_mixed jitter", "rope_mixed sizes"),
+    ("random sizes", "rope_mixed_decay sizes", "rope_mixed_decay"),
+)
 
 
 class Curve(NamedTuple):
@@ -289,6 +303,17 @@ def kept_table(scores: Scores, panel: str) -> list[str]:
     return table([f"{panel}: over its own score at {first}", *map(str, SIZES[panel][1:])], rows)
 
 
+def pair_table(scores: Scores) -> list[str]:
+    """Return the table of the arms that differ in one thing: mean and 95 % interval, without scaling."""
+    rows = []
+    for what, above, below in PAIRS:
+        curves = Curve("field", above), Curve("field", below)
+        if all(is_whole(scores, curve) for curve in curves):
+            cells = [compare(scores, *curves, size) for size in SIZES["field"]]
+            rows.append([what, f"{curves[0]} over {curves[1]}", *cells])
+    return table(["field: what differs", "arms", *map(str, SIZES["field"])], rows)
+
+
 def compare(scores: Scores, above: Curve, below: Curve, size: int) -> str:
     """Return the cell of a difference at a size; empty where one of both has no scores or nothing differs."""
     if size not in scores[above] or size not in scores[below]:
@@ -339,6 +364,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found += [difference_table(scores, panel, whole=False) for panel in partial]
     found += [baseline_table(scores, panel) for panel in BASELINES if panel in panels]
     found += [kept_table(scores, panel) for panel in panels]
+    found.append(pair_table(scores))
     return [*found, noise_table(lines)] if any(line["rerun"] for line in lines) else found
 
 

@@ -155,6 +155,15 @@ def test_tables_of_differences_by_hand():
 
 
 @pytest.mark.usefixtures("three_seeds")
+def test_pairs_of_arms_are_compared_once_both_have_every_seed(monkeypatch):
+    """The third point up is where the arms differ; at 32 px they are equal, so that cell is empty."""
+    monkeypatch.setattr(report, "PAIRS", (("position", "ape", "rope_mixed"), ("lacking", "ape", "rope_axial")))
+    rows = report.pair_table(report.gather(made_up()))
+    half = report.interval((1.0, 2.0, 3.0))[1]
+    assert rows[2:] == [f"| position | `ape` over `rope_mixed` |  | +2.0 ± {half:.1f} |  |  |"]
+
+
+@pytest.mark.usefixtures("three_seeds")
 def test_an_arm_without_every_seed_is_compared_apart():
     scores = report.gather([line for line in made_up() if (line["arm"], line["seed"]) != ("ape", 3)])
     half = report.interval((1.0, 2.0))[1]
