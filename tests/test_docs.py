@@ -25,11 +25,16 @@ REGISTRIES = (
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+#: Examples that train: left to `make test-all`.
+SLOW = {"docs/finetune.md-0"}
+
+
 def blocks(language: str) -> list:
     found = []
     for page in PAGES:
         for index, code in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)):
-            found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}-{index}"))
+            name = f"{page.relative_to(ROOT)}-{index}"
+            found.append(pytest.param(code, id=name, marks=[pytest.mark.full] if name in SLOW else []))
     return found
 
 

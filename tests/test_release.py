@@ -42,6 +42,7 @@ def test_both_distributions_hold_the_package_its_data_and_the_licenses(built):
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 
 
+@pytest.mark.full  # the contents of the wheel are looked at above
 def test_the_wheel_runs_where_the_checkout_is_not(built, tmp_path):
     run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "clean")
     python = tmp_path / "clean" / ("Scripts" if sys.platform == "win32" else "bin") / "python"

@@ -29,6 +29,7 @@ def out(tmp_path):
     return tmp_path / "runs" / "bench"
 
 
+@pytest.mark.full  # the others time one level each
 @pytest.mark.usefixtures("rendered")
 def test_all_levels_are_timed_and_written(out, capsys):
     main(["bench", "--quick", "--threads", "1", "--out", str(out)])

@@ -49,6 +49,7 @@ def test_a_checkpoint_is_exported_as_int8_onnx(vit, tmp_path, capfd):
     assert json.loads(facts["std"]) == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.full  # tests/integrations/test_export.py folds a Swin's constants
 def test_a_swin_is_exported_at_a_fixed_size(swin, tmp_path, capfd):
     out, images = tmp_path / "model.pt2", torch.randn(4, 3, 20, 36)
     main(["export", str(out), "--checkpoint", swin, "--format", "torch", "--size", "20", "36"])

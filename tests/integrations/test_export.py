@@ -73,12 +73,14 @@ def agree(path, model, *shape: int) -> None:
         torch.testing.assert_close(run(path, images), model(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 64, 24), (4, 3, 24, 136), (1, 3, 40, 40)])
 def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed_ape, shape):
     model, report = mixed_ape
     agree(report.path, model, *shape)
 
 
+@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 @pytest.mark.parametrize("shape", [(1, 3, 20, 24), (2, 3, 24, 20), (1, 3, 20, 20), (1, 3, 4, 24), (3, 3, 65, 24)])
 def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
     model, report = mixed_ape
@@ -131,11 +133,13 @@ def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(m
     assert b".py" not in report.path.read_bytes()
 
 
+@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 def test_no_complex_numbers_reach_onnx(mixed_ape):
     graph = onnx.load(mixed_ape[1].path).graph
     assert {weight.data_type for weight in graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
+@pytest.mark.full  # its constants are folded below, to the bit
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_vit_with_folded_constants_computes_the_same_at_its_size_for_any_batch(folded, batch):
     model, report = folded

@@ -415,6 +415,7 @@ def four_images(monkeypatch):
     monkeypatch.setattr(module, "open_source", lambda *_: source)
 
 
+@pytest.mark.full  # full size; the comparison is tested below
 @pytest.mark.usefixtures("four_images")
 def test_a_published_model_is_downloaded_and_compared_with_the_papers_results(tmp_path, monkeypatch):
     name = "rope_mixed_deit_small_patch16_LS"

@@ -57,6 +57,7 @@ def score(path):
         return float(next(csv.DictReader(file))["mIoU"])
 
 
+@pytest.mark.full  # tests/cli/test_tune_scaling.py has it for classifiers
 def test_scores_of_the_choice_are_those_of_eval_on_the_same_images(tuned, ade, tmp_path):
     source, half = open_ade(ade, "val"), tmp_path / "ade"
     for index in split_images(len(source), "images")["choose"].tolist():
