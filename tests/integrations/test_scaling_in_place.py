@@ -254,6 +254,43 @@ def test_what_leaves_no_room_is_refused_in_one_line(name):
     assert "\n" not in str(error.value)
 
 
+def replicated(model: nn.Module) -> nn.Module:
+    """The replica of a model that nn.DataParallel makes for another device: modules are new, all else is shared."""
+    copies = {part: part._replicate_for_data_parallel() for part in model.modules()}
+    for part, replica in copies.items():
+        for name, child in part.named_children():
+            setattr(replica, name, copies[child])
+        for name, parameter in part._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter.detach())
+    return copies[model]
+
+
+@torch.no_grad()
+def test_replicas_of_data_parallel_are_refused_as_they_would_share_hooks():
+    added = ropevit.add_rope(timm.create_model("vit_tiny_patch16_224", **TIMM_SMALL))
+    for model, size in ((dinov3(), SIZE), (pair(TRANSFORMERS)[0], SIZE), (added, (64, 64))):
+        if model is not added:
+            assert tokens(replicated(model), images(*size)).isfinite().all()
+            scaled(model, "ntk")
+        tokens(nn.DataParallel(model).module, images(*size))  # one device
+        with pytest.raises(
+            ValueError, match=r"got nn.DataParallel over several devices after (set_scaling|add_rope), "
+        ):
+            tokens(replicated(model), images(*size))
+
+
+def test_a_get_embed_of_other_code_is_refused_and_stays():
+    for theirs in (lambda *_, **__: torch.zeros(1, 16), nn.Identity().forward):
+        model = dinov3()
+        model.rope.get_embed = theirs
+        with pytest.raises(ValueError, match="got a RotaryEmbeddingDinoV3 whose get_embed was replaced by other code"):
+            scaled(model)
+        ropevit.set_scaling(model, None)
+        assert model.rope.get_embed == theirs
+        del model.rope.get_embed
+        scaled(scaled(model))  # ours is replaced
+
+
 def test_unknown_methods_are_refused_before_anything_is_changed():
     both = nn.ModuleList([our_model("vit_small_patch16_dinov3"), dinov3()])
     with pytest.raises(ValueError, match="no scaling method named 'par'"):

@@ -145,6 +145,14 @@ def test_training_with_the_former_names_of_options_is_resumed(task, recipe, tmp_
         open_directory(config.run, settings)
 
 
+def test_a_task_of_another_package_keeps_its_own_fields_with_former_names_of_ours(tmp_path):
+    own = {"top": 5, "eval_crop": 0.5, "augment": {"crop": 8, "pad": 1}, "scale": {"longest": 3}}
+    older = {"recipe": "toy/line", **own, "run": {"accumulate": 2, "keep": 3}, "optim": {"eps": 1e-6}}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    run, optim = {"grad_accum_steps": 2, "keep_checkpoints": 3}, {"opt_eps": 1e-6}
+    assert read_settings(tmp_path) == {"recipe": "toy/line", **own, "run": run, "optim": optim}
+
+
 def test_training_without_its_checkpoints_does_not_overwrite_its_weights(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)

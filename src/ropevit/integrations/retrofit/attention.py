@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.integrations.retrofit.grid import CurrentGrid
+from ropevit.integrations.retrofit.replicas import RefuseReplica
 from ropevit.rope import CosSin, GatedAxialRope, MixedRope, apply_rotary
 
 RetrofitRope = MixedRope | GatedAxialRope
@@ -92,3 +93,4 @@ def hook_attention(
     for name in names:
         getattr(attention, name).register_forward_hook(hook)
     attention.register_forward_pre_hook(CheckHooked(hook, names))
+    attention.register_forward_pre_hook(RefuseReplica("add_rope"))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ropevit.integrations.retrofit.attention import CheckHooked
 from ropevit.integrations.retrofit.grid import CurrentGrid, in_backward
+from ropevit.integrations.retrofit.replicas import RefuseReplica
 from ropevit.integrations.retrofit.rotations import Rotation
 from ropevit.rope import CosSin, grid_positions, rotation_angles
 from ropevit.rope.scaling import Scaling
@@ -113,9 +114,10 @@ def hook_queries(attention: nn.Module, name: str, scaled: ScaledRope) -> None:
 
 
 def remove_hooks(model: nn.Module) -> None:
-    """Remove what `hook_queries` registered anywhere in a model."""
+    """Remove what `set_scaling` registered anywhere in the blocks of a model."""
     for part in model.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             for key, hook in list(hooks.items()):
-                if isinstance(hook, ScaleQueries) or isinstance(getattr(hook, "hook", None), ScaleQueries):
+                scales = isinstance(hook, ScaleQueries) or isinstance(getattr(hook, "hook", None), ScaleQueries)
+                if scales or (isinstance(hook, RefuseReplica) and hook.caller == "set_scaling"):
                     del hooks[key]

@@ -10,6 +10,7 @@ from torch import nn
 from ropevit import models
 from ropevit.integrations.retrofit.attention import RetrofitRope
 from ropevit.integrations.retrofit.grid import CurrentGrid
+from ropevit.integrations.retrofit.replicas import RefuseReplica
 from ropevit.integrations.retrofit.rotations import read_rotation
 from ropevit.integrations.retrofit.scaled_rope import ScaledRope, hook_queries, remove_hooks
 from ropevit.integrations.retrofit.towers import class_names
@@ -23,6 +24,10 @@ from ropevit.rope.scaling import CoordinateJitter, Scaling, parse_override, pars
 @runtime_checkable
 class RopePatch(Protocol):
     """Interface of a way to put a scaled rotary embedding in the place of that of a library, in one module."""
+
+    def check(self, rope: Any) -> None:
+        """Raise ValueError if other code has already put something in its place."""
+        ...
 
     def find(self, rope: Any) -> ScaledRope | None:
         """Return what `insert` put into a rotary embedding, if anything."""
@@ -40,9 +45,18 @@ class RopePatch(Protocol):
 class MethodPatch:
     """Replaces timm's method `get_embed` on the instance."""
 
+    def check(self, rope: Any) -> None:
+        """Raise ValueError if other code has replaced the method on the instance."""
+        if "get_embed" in vars(rope) and self.find(rope) is None:
+            raise ValueError(
+                f"got a {type(rope).__name__} whose get_embed was replaced by other code, which set_scaling would "
+                "undo; restore timm's first: del model.rope.get_embed"
+            )
+
     def find(self, rope: Any) -> ScaledRope | None:
         """Return the object whose method stands in the place of timm's."""
-        return getattr(vars(rope).get("get_embed"), "__self__", None)
+        scaled = getattr(vars(rope).get("get_embed"), "__self__", None)
+        return scaled if isinstance(scaled, ScaledRope) else None
 
     def insert(self, rope: Any, scaled: ScaledRope) -> None:
         """Put our method in the place of timm's, on this module alone."""
@@ -50,11 +64,15 @@ class MethodPatch:
 
     def remove(self, rope: Any) -> None:
         """Uncover timm's method."""
-        vars(rope).pop("get_embed", None)
+        if self.find(rope) is not None:
+            del rope.get_embed
 
 
 class HookPatch:
     """Replaces the output of a module of transformers, in a forward hook."""
+
+    def check(self, rope: Any) -> None:
+        """Accept any module: its other hooks stay."""
 
     def find(self, rope: Any) -> ScaledRope | None:
         """Return the object whose method is a forward hook."""
@@ -219,6 +237,7 @@ def _scaled_rope(
         raise ValueError(f"got {type(model).__name__} without RoPE; there is nothing to scale")
     if scaling is None:
         return None
+    tower.patch.check(rope)
     try:
         rotation = read_rotation(rope, class_names(rope)[0])
         methods = parse_scaling(scaling, _trained_grid(model, tower, trained_grid))
@@ -257,6 +276,7 @@ def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
     if scaled is None:
         return
     tower.patch.insert(rope, scaled)
+    blocks[0].register_forward_pre_hook(RefuseReplica("set_scaling"))
     if _has_factor(scaled.scaling):
         for block in blocks:
             hook_queries(getattr(block, tower.attention), tower.queries, scaled)

@@ -216,13 +216,18 @@ FORMER_FIELDS: dict[str, dict[str, str]] = {
 def with_current_names(settings: dict[str, Any]) -> dict[str, Any]:
     """Rename the fields of an older config.json, so that its training can be resumed; newer ones are unchanged.
 
-    An older one is recognized by its `run`: tasks of other packages may use these names for fields of their own.
+    An older one is recognized by its `run`. Tasks of other packages share `run` and `optim` with ours; all else may be
+    fields of their own.
     """
     run = settings.get("run")
     if not isinstance(run, dict) or not FORMER_FIELDS["run"].keys() & run.keys():
         return settings
-    renamed = {FORMER_FIELDS[""].get(name, name): value for name, value in settings.items()}
-    for group, names in FORMER_FIELDS.items():
+    task, slash, _ = str(settings.get("recipe", "")).partition("/")
+    ours = not slash or task in ("detect", "segment")  # recipes of classifiers do not name their task
+    known = FORMER_FIELDS if ours else {group: FORMER_FIELDS[group] for group in ("run", "optim")}
+    top = known.get("", {})
+    renamed = {top.get(name, name): value for name, value in settings.items()}
+    for group, names in known.items():
         if isinstance(fields := renamed.get(group), dict):
             renamed[group] = {names.get(name, name): value for name, value in fields.items()}
     return renamed
