@@ -212,10 +212,6 @@ REFUSED = {
         lambda: timm.create_model("resnet10t"),
         "got ResNet; set_scaling supports models of this package, timm's",
     ),
-    "naflex": (
-        lambda: timm.create_model("naflexvit_base_patch16_gap", depth=1, embed_dim=64, num_heads=4, rope_type="axial"),
-        "got NaFlexVit, of which every image has its own grid, while RoPE scaling uses one; set_scaling supports",
-    ),
     "added": (
         lambda: ropevit.add_rope(timm.create_model("vit_tiny_patch16_224", depth=1)),
         "got VisionTransformer with the rotation of add_rope, which scaling methods do not change; set_scaling supp",

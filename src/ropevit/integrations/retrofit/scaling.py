@@ -12,7 +12,7 @@ from ropevit.integrations.retrofit.attention import RetrofitRope
 from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.integrations.retrofit.replicas import RefuseReplica
 from ropevit.integrations.retrofit.rotations import read_rotation
-from ropevit.integrations.retrofit.scaled_rope import ScaledRope, hook_queries, remove_hooks
+from ropevit.integrations.retrofit.scaled_rope import ScaledRope, hook_patches, hook_queries, remove_hooks
 from ropevit.integrations.retrofit.towers import class_names
 from ropevit.integrations.retrofit.wrappers import refuse_wrapped
 from ropevit.models.base import BaseModel
@@ -42,30 +42,42 @@ class RopePatch(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class MethodPatch:
-    """Replaces timm's method `get_embed` on the instance."""
+    """Replaces methods of timm on the instance by those of `ScaledRope`."""
+
+    names: tuple[str, ...] = ("get_embed",)
+    """Names of the methods."""
 
     def check(self, rope: Any) -> None:
-        """Raise ValueError if other code has replaced the method on the instance."""
-        if "get_embed" in vars(rope) and self.find(rope) is None:
-            raise ValueError(
-                f"got a {type(rope).__name__} whose get_embed was replaced by other code, which set_scaling would "
-                "undo; restore timm's first: del model.rope.get_embed"
-            )
+        """Raise ValueError if other code has replaced a method on the instance."""
+        for name in self.names:
+            if name in vars(rope) and not isinstance(_owner(rope, name), ScaledRope):
+                raise ValueError(
+                    f"got a {type(rope).__name__} whose {name} was replaced by other code, which set_scaling would "
+                    f"undo; restore timm's first: del model.rope.{name}"
+                )
 
     def find(self, rope: Any) -> ScaledRope | None:
-        """Return the object whose method stands in the place of timm's."""
-        scaled = getattr(vars(rope).get("get_embed"), "__self__", None)
+        """Return the object whose methods stand in the place of timm's."""
+        scaled = _owner(rope, self.names[0])
         return scaled if isinstance(scaled, ScaledRope) else None
 
     def insert(self, rope: Any, scaled: ScaledRope) -> None:
-        """Put our method in the place of timm's, on this module alone."""
-        rope.get_embed = scaled.get_embed
+        """Put our methods in the place of timm's, on this module alone."""
+        for name in self.names:
+            setattr(rope, name, getattr(scaled, name))
 
     def remove(self, rope: Any) -> None:
-        """Uncover timm's method."""
-        if self.find(rope) is not None:
-            del rope.get_embed
+        """Uncover timm's methods."""
+        for name in self.names:
+            if isinstance(_owner(rope, name), ScaledRope):
+                delattr(rope, name)
+
+
+def _owner(rope: Any, name: str) -> Any:
+    """Return the object to which a method that was put on an instance is bound, if any."""
+    return getattr(vars(rope).get(name), "__self__", None)
 
 
 class HookPatch:
@@ -114,11 +126,24 @@ class RotaryTower:
     """Puts a scaled rotary embedding in the place of the library's own."""
     check_factor: Callable[[Any], None] = lambda _: None
     """Raises ValueError for a model whose attention leaves no room for an attention factor."""
+    patches: str | None = None
+    """Name of its embedding of patches, where that takes images of several grids as `patch_coord`."""
 
 
 def _timm_grid(model: Any) -> tuple[int, int]:
     """Return the grid that a model of timm was built for; it must be that of its pretrained weights, if it has any."""
-    grid, patch = tuple(model.patch_embed.grid_size), model.patch_embed.patch_size
+    return _agreed_grid(model, tuple(model.patch_embed.grid_size), model.patch_embed.patch_size)
+
+
+def _naflex_grid(model: Any) -> tuple[int, int]:
+    """Return the grid of an absolute embedding, or of `img_size`; it must be that of its pretrained weights."""
+    if model.embeds.pos_embed_grid_size is None:
+        raise ValueError("got a NaFlexVit built without img_size; give trained_grid=(rows, columns), that of training")
+    return _agreed_grid(model, tuple(model.embeds.pos_embed_grid_size), model.embeds.patch_size)
+
+
+def _agreed_grid(model: Any, grid: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid of a model of timm, unless its pretrained weights have another."""
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, grid[0] * patch[0], grid[1] * patch[1]))
     pretrained = size[-2] // patch[0], size[-1] // patch[1]
     if grid != pretrained:
@@ -148,6 +173,12 @@ _EVA = RotaryTower(
     patch=MethodPatch(),
     check_factor=_check_patch_drop,
 )
+_NAFLEX = replace(
+    _EVA,
+    trained_grid=_naflex_grid,
+    patch=MethodPatch(("get_embed", "get_batch_embeds")),
+    patches="embeds",
+)
 _DINOV3 = RotaryTower(
     rope="rope_embeddings",
     blocks="model.layer",
@@ -162,12 +193,14 @@ _DINOV3_MODULE = "transformers.models.dinov3_vit.modeling_dinov3_vit"
 #: Full name of a class -> where its parts are; a subclass takes the row of the class that it derives from.
 _ROTARY_TOWERS = {
     "timm.models.eva.Eva": _EVA,
+    "timm.models.naflexvit.NaFlexVit": _NAFLEX,
     f"{_DINOV3_MODULE}.DINOv3ViTModel": _DINOV3,
     f"{_DINOV3_MODULE}.DINOv3ViTBackbone": _DINOV3,
 }
 
 _SUPPORTED = (
-    "models of this package, timm's Eva (DINOv3, EVA-02, Perception Encoder, vit_*_rope_*) and transformers' DINOv3 ViT"
+    "models of this package, timm's Eva (DINOv3, EVA-02, Perception Encoder, vit_*_rope_*) and NaFlexVit, and "
+    "transformers' DINOv3 ViT"
 )
 
 
@@ -181,8 +214,8 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
     augmentation of coordinates in training is kept, unless the scaling has jitter.
 
     Args:
-        model: A model of this package, an `Eva` of timm with RoPE, or a DINOv3 ViT of transformers, or a module that
-            contains some, such as a backbone or a wrapper.
+        model: A model of this package, an `Eva` or a `NaFlexVit` of timm with RoPE, a DINOv3 ViT of transformers, or a
+            module that contains some, such as a backbone or a wrapper.
         scaling: Names of scaling methods (`ropevit.rope.scaling.SCALING_METHODS`) joined by +; None or "none" for none.
         trained_grid: Rows and columns of tokens that attended to each other in training; None takes that of the
             model: of its config, or of the image size that it was built for.
@@ -208,10 +241,7 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
 
 def _why_not(model: nn.Module) -> str:
     """Return the reason for which a rotary model of other libraries has no scaling; empty for other models."""
-    parts = list(model.modules())
-    if any(name == "timm.models.naflexvit.NaFlexVit" for part in parts for name in class_names(part)):
-        return ", of which every image has its own grid, while RoPE scaling uses one"
-    if any(isinstance(part, RetrofitRope) for part in parts):
+    if any(isinstance(part, RetrofitRope) for part in model.modules()):
         return " with the rotation of add_rope, which scaling methods do not change"
     return ""
 
@@ -272,7 +302,7 @@ def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
     """Put a scaled rotary embedding into a vision transformer, or take the one in it out."""
     rope, blocks = getattr(model, tower.rope), model.get_submodule(tower.blocks)
     tower.patch.remove(rope)
-    remove_hooks(blocks)
+    remove_hooks(model)
     if scaled is None:
         return
     tower.patch.insert(rope, scaled)
@@ -280,3 +310,5 @@ def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
     if _has_factor(scaled.scaling):
         for block in blocks:
             hook_queries(getattr(block, tower.attention), tower.queries, scaled)
+        if tower.patches is not None:
+            hook_patches(model, tower.patches, scaled)
