@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 
 import ropevit
 from ropevit.cli import main
-from ropevit.models import ViT, ViTConfig
+from ropevit.data.tiny import make_tiny
+from ropevit.models import ViT, ViTConfig, build_model, get_config
 from ropevit.rope import ROPE_FAMILIES
 from ropevit.tasks.classify.eval_model import read_eval_model
 from ropevit.tasks.classify.evaluate import normalizer
@@ -327,3 +329,95 @@ def test_models_of_other_families_take_scaling_methods(photos, tmp_path, monkeyp
         rows = [(row["size"], row["scaling"]) for row in csv.DictReader(file) if row["mode"] == "whole"]
     assert rows == [("16", "none"), ("32", "none"), ("32", "pi")]
     capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """Colored shapes with masks, one image of each split broken."""
+    root = tmp_path_factory.mktemp("probe") / "shapes"
+    make_tiny("ade", root, train=8, val=5)
+    for split, folder in (("train", "training"), ("val", "validation")):
+        (root / "images" / folder / f"ADE_{split}_00000002.jpg").write_text("not an image")
+    return root
+
+
+@pytest.mark.usefixtures("rendered")
+def test_patches_are_measured_where_images_have_masks(checkpoint, masks, capsys):
+    asked = [*words(checkpoint, masks), "--max-patches", "80", "--out", "out"]
+    main([*asked, "--sizes", "32", "--scaling", "none", "pi"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "mean IoU (%), with the 95 % interval" in printed
+    rows = table("out")
+    assert [(row["size"], row["scaling"], row["mode"]) for row in rows] == [
+        ("16", "none", "whole"),
+        ("16", "pi", "whole"),
+        ("32", "none", "whole"),
+        ("32", "pi", "whole"),
+        ("32", "none", "tiles"),
+        ("32", "none", "resize"),
+    ]
+    counts = [row[name] for row in rows for name in ("images", "skipped", "train_images", "train_skipped")]
+    assert counts == ["4", "1", "7", "1"] * 6
+    patches = [int(row["patches"]) for row in rows]
+    assert patches[2:5] == [7 * 10] * 3  # of each image that could be read; fewer fit into the small ones
+    assert max(patches) == 7 * 10
+    assert rows[4]["patch_classes"] == "4"
+    values = [float(row["iou"]) for row in rows]
+    stored = json.loads(Path("out/probe.json").read_text())
+    assert {each["majority"] for each in stored["passes"]} == {0}
+    nothing = float(re.search(r"every pixel ground: ([0-9.]+) %", printed).group(1))
+    assert max(values) > nothing > 15  # shapes of bright colors are found
+    page = Path("out/report.html").read_text()
+    assert "every pixel ground" in page
+    assert "so that --max-patches 80 bounds memory" in page
+    assert f"{rows[0]['patch_classes']} of 150 classes have patches in training" in page
+    assert "bootstrap over only 4 test images" in page
+    assert Path("out/curve.png").stat().st_size > 10_000
+    before = Path("out/probe.csv").read_text()
+    main([*asked, "--sizes", "32", "--scaling", "none", "pi", "--resume"])
+    assert Path("out/probe.csv").read_text() == before
+    assert "max_patches was 80, now 10000" in error_of([*words(checkpoint, masks), "--out", "out", "--resume"], capsys)
+
+
+def test_a_swin_and_an_absolute_embedding_are_probed_by_patches(masks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = get_config(
+        "swin_rope_mixed_tiny_patch4_window7_224",
+        width=8,
+        depths=(1, 1),
+        heads=(1, 1),
+        window_size=2,
+        img_size=(16, 16),
+    )
+    swin = str(ropevit.save_model("swin.safetensors", build_model(config)))
+    ape = save(tmp_path / "ape.safetensors", position="ape")
+    for file in (swin, ape):
+        main([*words(file, masks), "--sizes", "24", "--baselines", "--max-patches", "60", "--out", f"{file}.probe"])
+        rows = table(f"{file}.probe")
+        assert [row["size"] for row in rows] == ["16", "24"]
+        assert all(float(row["iou"]) > 5 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--pooling", "mean", "--batch-size", "4"], "got --pooling, --batch-size for"),
+        (["--max-patches", "0"], "got max_patches=0; expected 1 or more"),
+        (["--max-images", "1"], "got 1 training image; expected at least two"),
+        (["--sizes", "30"], "patches of 8 pixels do not tile"),
+    ],
+)
+def test_options_that_masks_do_not_take_are_one_line(checkpoint, masks, capsys, extra, message):
+    assert message in error_of([*words(checkpoint, masks), *extra], capsys)
+
+
+def test_data_that_a_probe_of_patches_cannot_take_is_refused(checkpoint, photos, masks, tmp_path, capsys):
+    make_tiny("coco", tmp_path / "boxes", train=2, val=1)
+    assert "in the format of COCO; a probe takes" in error_of(words(checkpoint, tmp_path / "boxes"), capsys)
+    asked = [*words(checkpoint, photos), "--max-patches", "10"]
+    assert "got --max-patches for" in error_of(asked, capsys)
+    shutil.copytree(masks, tmp_path / "one")
+    for file in (tmp_path / "one/annotations/training").iterdir():
+        Image.fromarray(np.minimum(np.array(Image.open(file)), 1)).save(file)
+    error = error_of([*words(checkpoint, tmp_path / "one"), "--sizes", "16"], capsys)
+    assert "got labeled patches of 1 classes in 7 images of ade/train" in error

@@ -62,6 +62,8 @@ class Evaluations:
     """Data that the models were evaluated on."""
     unit: str = "%"
     """Unit of the score; empty for none."""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """Scores that are drawn as dotted horizontal lines, such as that of a model that learned nothing, by label."""
 
 
 def draw_curves(*panels: Evaluations) -> "Figure":
@@ -103,6 +105,8 @@ def _draw_panel(axes: "Axes", data: Evaluations) -> None:
         _draw_curve(axes, curve, color, marker)
         _draw_baselines(axes, curve, color, dashes)
         _draw_paper(axes, curve, color)
+    for label, score in data.levels.items():
+        axes.axhline(score, color=_PAPER_COLOR, linestyle=":", linewidth=1.4, label=legend_label(label))
     for label, style in dashes.items():
         axes.plot([], [], color=_PAPER_COLOR, linestyle=style, linewidth=1.2, label=label)
     _label_paper(axes, [result for curve in curves for result in curve.paper.values()])

@@ -1,18 +1,22 @@
 """Options of `ropevit probe`."""
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from ropevit.tasks.classify.evaluate import ClassifierOptions
-from ropevit.tasks.evaluation.config import SIZES, EvalConfig
+from ropevit.tasks.evaluation.config import SIZES, EvalConfig, option
 from ropevit.tasks.evaluation.inference_modes import Baseline
 from ropevit.tasks.runs.run_dir import WeightsChoice
 
 #: What stands for an image.
 Pooling = Literal["model", "mean", "both"]
+
+#: Options for images of classes only, and for images with masks only.
+_CLASSES_ONLY = ("pooling", "neighbors", "temperature", "protocol", "crop_pct", "batch_size")
+_MASKS_ONLY = ("max_patches",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,8 @@ class ProbeConfig:
 
     data: str
     """Labeled images: a folder with `train/<class>/` and `val/<class>/`, or with `<class>/` only (a fifth of each class
-    is for testing); `fashion` or `emoji`, the embedded images; or WebDataset shards."""
+    is for testing); `fashion` or `emoji`, the embedded images; WebDataset shards; or images with masks in the format of
+    ADE20K, of which the features of patches are measured."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Model by name (see `ropevit models`). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
@@ -48,6 +53,8 @@ class ProbeConfig:
     """Number of nearest neighbors, k."""
     temperature: float = 0.07
     """Temperature of their votes, exp(cosine similarity / temperature)."""
+    max_patches: int = 10_000
+    """Images with masks only: largest number of training patches, as many of each image; bounds memory and time."""
     max_images: int | None = None
     """Largest number of images of each split, a fixed random subset, for training with every class; default: all."""
     seed: int = 0
@@ -80,7 +87,27 @@ class ProbeConfig:
             )
         if self.max_images is not None and self.max_images < 1:
             raise ValueError(f"got max_images={self.max_images}; expected 1 or more")
+        if self.max_patches < 1:
+            raise ValueError(f"got max_patches={self.max_patches}; expected 1 or more, better thousands")
         self.eval_config()
+
+    def check_kind(self, masks: bool) -> None:
+        """Refuse options that the data do not take.
+
+        Args:
+            masks: Whether the images have masks, not classes.
+
+        Raises:
+            ValueError: If one is given.
+        """
+        names = _CLASSES_ONLY if masks else _MASKS_ONLY
+        if given := [option(each.name) for each in fields(self) if each.name in names and self._differs(each)]:
+            what = "images with masks" if masks else "images of classes"
+            raise ValueError(f"got {', '.join(given)} for {self.data}, which holds {what}; leave it out")
+
+    def _differs(self, field: Field) -> bool:
+        """Return whether a field has another value than its default."""
+        return getattr(self, field.name) != field.default
 
     def eval_config(self) -> EvalConfig:
         """Return the options that an evaluation of the same model shares."""

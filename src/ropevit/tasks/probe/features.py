@@ -19,6 +19,9 @@ from ropevit.tasks.classify.inference_modes import predict_by
 from ropevit.tasks.probe.config import Pooling
 from ropevit.tasks.probe.plan import Condition, ProbePlan
 
+#: Maximum number of unreadable images of a split that are named.
+MOST_NAMED = 3
+
 
 class Features(NamedTuple):
     """Features of the readable images of a split."""
@@ -70,11 +73,9 @@ class Extractor:
     def embedder(self, condition: Condition) -> Callable[[Tensor], Tensor]:
         """Return a function from uint8 images (b, 3, S, S) to features (b, C)."""
         plan = self.plan
-        model = self._model(
-            (condition if condition.mode == "whole" else plan.reference).view.fit(plan.eval_model.config)
+        model = self.model(
+            condition, (condition if condition.mode == "whole" else plan.reference).view.fit(plan.eval_model.config)
         )
-        if plan.eval_model.config.rope is not None:
-            set_scaling(model, parse_override(condition.scaling))
         normalize = normalizer(plan.eval_model, plan.context.device)
 
         def embed(images: Tensor) -> Tensor:
@@ -84,13 +85,15 @@ class Extractor:
 
         return predict_by(condition.mode, embed, plan.eval_model.trained_at, average=lambda tiles: tiles.mean(0))
 
-    def _model(self, config: Config) -> Model:
-        """Build the model with a config, without its head."""
+    def model(self, condition: Condition, config: Config) -> Model:
+        """Return the model with a config and the scaling of a condition, without its head."""
         if config not in self.built:
             self.built.clear()
             model = self.plan.eval_model.build(config)
             model.reset_classifier(0)
             self.built[config] = model.to(self.plan.context.device)
+        if config.rope is not None:
+            set_scaling(self.built[config], parse_override(condition.scaling))
         return self.built[config]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""95 % intervals of accuracies, and of their differences on the same images."""
+"""95 % intervals of scores, and of their differences on the same images."""
 
 import math
 from typing import NamedTuple

@@ -1,9 +1,10 @@
 """Linear probe: multinomial logistic regression of features, with the L2 penalty chosen on a part of the training."""
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,13 +33,21 @@ class LinearProbe(NamedTuple):
     converged: bool
     """Whether it stopped by its tolerance, not by the maximum number of iterations."""
 
+    def logits(self, features: Float[Tensor, "*m C"]) -> Float[Tensor, "*m K"]:
+        """Return the logits of features."""
+        return F.linear((features.float() - self.mean) / self.std, self.weight, self.bias)
+
     def predict(self, features: Float[Tensor, "m C"]) -> Int[Tensor, "m"]:
-        """Return the class of each image."""
-        return F.linear((features.float() - self.mean) / self.std, self.weight, self.bias).argmax(1)
+        """Return the class of each."""
+        return self.logits(features).argmax(1)
 
 
 def linear_probe(
-    features: Float[Tensor, "n C"], labels: Int[Tensor, "n"], num_classes: int, seed: int = 0
+    features: Float[Tensor, "n C"],
+    labels: Int[Tensor, "n"],
+    num_classes: int,
+    seed: int = 0,
+    watch: Callable[[int, int], None] = lambda *_: None,
 ) -> LinearProbe:
     """Fit a linear classifier of standardized features by L-BFGS: mean cross-entropy and an L2 penalty on the weights.
 
@@ -52,6 +61,7 @@ def linear_probe(
         labels: Their classes.
         num_classes: Number of classes, K.
         seed: Seed of the held-out images.
+        watch: Called with the number of fits that are done, and of all.
 
     Raises:
         ValueError: If no class has two images, so that none can be held out.
@@ -65,11 +75,46 @@ def linear_probe(
             f"got {len(labels)} training images of {num_classes} classes, none with two images; a linear probe needs "
             "at least two of a class"
         )
-    scores = []
+    return fit_probe(features, labels, num_classes, held, watch=watch)
+
+
+#: Returns the score of predicted and true labels.
+Score = Callable[[Tensor, Tensor], float]
+
+
+def label_accuracy(predicted: Int[Tensor, "m"], labels: Int[Tensor, "m"]) -> float:
+    """Return the fraction of correct predictions."""
+    return (predicted == labels).float().mean().item()
+
+
+def fit_probe(
+    features: Float[Tensor, "n C"],
+    labels: Int[Tensor, "n"],
+    num_classes: int,
+    held: Bool[Tensor, "n"],
+    score: Score = label_accuracy,
+    watch: Callable[[int, int], None] = lambda *_: None,
+) -> LinearProbe:
+    """Fit a linear classifier as `linear_probe` does.
+
+    Args:
+        features: Features in training.
+        labels: Their classes.
+        num_classes: Number of classes, K.
+        held: Which of them choose the penalty.
+        score: Score of held-out predictions, which the penalty is to maximize.
+        watch: Called with the number of fits that are done, and of all.
+    """
+    total, scores = 2 * len(PENALTIES), []
     for probe in _fit(features[~held], labels[~held], num_classes, PENALTIES):
-        scores.append((probe.predict(features[held]) == labels[held]).float().mean().item())
+        scores.append(score(probe.predict(features[held]), labels[held]))
+        watch(len(scores), total)
     best = max(range(len(scores)), key=lambda place: scores[place])
-    return _fit(features, labels, num_classes, PENALTIES[: best + 1])[-1]
+    fits = []
+    for probe in _fit(features, labels, num_classes, PENALTIES[: best + 1]):
+        fits.append(probe)
+        watch(len(PENALTIES) + len(fits) if len(fits) <= best else total, total)
+    return fits[-1]
 
 
 def hold_out(labels: Int[Tensor, "n"], num_classes: int, seed: int) -> Tensor:
@@ -84,25 +129,21 @@ def hold_out(labels: Int[Tensor, "n"], num_classes: int, seed: int) -> Tensor:
     return held.to(labels.device)
 
 
-@torch.enable_grad()
 def _fit(
     features: Float[Tensor, "n C"], labels: Int[Tensor, "n"], num_classes: int, penalties: tuple[float, ...]
-) -> list[LinearProbe]:
-    """Fit a classifier for each penalty, each from the solution of the previous one."""
+) -> Iterator[LinearProbe]:
+    """Yield a classifier for each penalty, each fitted from the solution of the previous one."""
     x = features.float()
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / std
     weight = x.new_zeros(num_classes, x.shape[1], requires_grad=True)
     bias = x.new_zeros(num_classes, requires_grad=True)
-    found = []
     for penalty in penalties:
         iterations, converged = _minimize(x, labels, (weight, bias), penalty)
-        found.append(
-            LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, penalty, iterations, converged)
-        )
-    return found
+        yield LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, penalty, iterations, converged)
 
 
+@torch.enable_grad()
 def _minimize(
     x: Float[Tensor, "n C"], labels: Int[Tensor, "n"], parameters: tuple[Tensor, Tensor], penalty: float
 ) -> tuple[int, bool]:

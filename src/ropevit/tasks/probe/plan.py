@@ -22,8 +22,8 @@ from ropevit.tasks.evaluation.results import hash_weights
 from ropevit.tasks.evaluation.scaling_search import NONE
 from ropevit.tasks.evaluation.tuned_scaling import AUTO
 from ropevit.tasks.probe.config import ProbeConfig
-from ropevit.tasks.probe.rows import PROBES
-from ropevit.tasks.probe.splits import open_splits
+from ropevit.tasks.probe.kinds import IMAGE, ProbeKind, patch_kind
+from ropevit.tasks.probe.splits import holds_masks, open_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class ProbePlan:
     config: ProbeConfig
     context: EvalContext
     eval_model: EvalModel
+    kind: ProbeKind
+    """What the probes measure: features of images, or of patches."""
     train: ImageSubset
     test: ImageSubset
     conditions: tuple[Condition, ...]
@@ -69,16 +71,19 @@ class ProbePlan:
         return tokens_per_image(self.eval_model.config, condition.view.size, condition.mode, self.eval_model.trained_at)
 
     def has_pass(self, found: Mapping[str, Any], images: int) -> bool:
-        """Return whether a stored pass has both probes, a known inference mode, and the number of test images."""
+        """Return whether a stored pass has all probes, a known inference mode, and the number of test images."""
         return (
-            found["probes"] == list(PROBES)
+            found["probes"] == list(self.kind.probes)
             and found["mode"] in ("whole", *BASELINE_LABELS)
             and images == len(self.test)
         )
 
     def settings(self) -> dict[str, Any]:
         """Return what all results in a directory have in common; sizes and methods can be added."""
-        names, view = ("max_images", "pooling", "neighbors", "temperature", "seed", "precision"), self.reference.view
+        view, images = self.reference.view, self.kind is IMAGE
+        names = ("max_images", "seed", "precision")
+        names += ("pooling", "neighbors", "temperature") if images else ("max_patches",)
+        crop = {"protocol": self.config.protocol or "paper", "crop": view.crop, "squash": view.squash}
         return {
             "fingerprint": hash_weights(self.eval_model.parsed.state),
             "own_scaling": self.reference.scaling,
@@ -86,9 +91,8 @@ class ProbePlan:
             **_identify_split("test", self.test),
             "classes": list(self.test.classes),
             **{name: getattr(self.config, name) for name in names},
-            "protocol": self.config.protocol or "paper",
-            "trained_at": view.size,
-            **{"crop": view.crop, "window": view.window, "squash": view.squash},
+            **{"trained_at": view.size, "window": view.window},
+            **(crop if images else {}),  # patches are those of whole images
             **{"mean": list(self.eval_model.mean), "std": list(self.eval_model.std)},
             "device": self.context.device.type,
         }
@@ -109,15 +113,19 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
     """
     eval_model = _open_model(config)
     train, test = open_splits(config)
+    kind = patch_kind(len(test.classes)) if holds_masks(config.data) else IMAGE
+    config.check_kind(masks=kind is not IMAGE)
     scalings, notes = _resolve_scalings(eval_model, config, test.name)
     if eval_model.config.rope is not None:
         eval_model = with_scaling(eval_model, eval_model.config.scaling)  # for the grid of its training
     sizes = {*(config.sizes or eval_model.config.default_sizes(eval_model.trained_at)), eval_model.trained_at}
     views = views_of(eval_model, tuple(sizes), config.protocol, config.crop_pct)
     conditions = _list_conditions(eval_model, views, scalings, config)
+    if kind is not IMAGE and eval_model.config.rope is not None:  # images of other shapes than that of the training
+        conditions += [Condition(view=conditions[0].view, scaling=each) for each in scalings]
     return ProbePlan(
         **{"config": config, "context": context, "eval_model": eval_model, "notes": tuple(notes)},
-        **{"train": train, "test": test, "conditions": tuple(conditions)},
+        **{"kind": kind, "train": train, "test": test, "conditions": tuple(dict.fromkeys(conditions))},
     )
 
 

@@ -1,6 +1,6 @@
-"""Measures frozen features by two probes at every size, and writes the results."""
+"""Measures frozen features by probes at every size, and writes the results."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,22 @@ from ropevit.locks import lock_folder
 from ropevit.machine import environment
 from ropevit.models.position_options import position_with_options
 from ropevit.tasks.classify.evaluate import BATCH
-from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
 from ropevit.tasks.evaluation.loop import distributed
-from ropevit.tasks.evaluation.passes import (
-    Codec,
-    PassesStarted,
-    PassFormat,
-    PassProgress,
-    PassRecord,
-    PassSkipped,
-    Report,
-)
+from ropevit.tasks.evaluation.passes import PassesStarted, PassFormat, PassProgress, PassRecord, PassSkipped, Report
 from ropevit.tasks.evaluation.results import to_csv
 from ropevit.tasks.probe.config import ProbeConfig
-from ropevit.tasks.probe.features import Extractor, Features, Speed
+from ropevit.tasks.probe.features import MOST_NAMED, Extractor, Features, Speed
+from ropevit.tasks.probe.kinds import IMAGE, ProbeKind
 from ropevit.tasks.probe.knn import knn_predict
 from ropevit.tasks.probe.linear import LinearProbe, linear_probe
+from ropevit.tasks.probe.patch_probe import measure_patches
 from ropevit.tasks.probe.plan import Condition, ProbePlan, make_plan
 from ropevit.tasks.probe.report import ProbeSummary, write_report
-from ropevit.tasks.probe.rows import FACTS, PROBES, ProbeRow, conclude, make_rows, remark_on_fits
+from ropevit.tasks.probe.rows import FACTS, ProbeRow, conclude, majority, make_rows, remark
 from ropevit.tasks.probe.splits import check_labels
 from ropevit.tasks.registry import CLASSIFY, TASKS
 from ropevit.tasks.runs.run_dir import task_of_checkpoint
 
-#: Maximum number of unreadable images of a split that are named.
-_MOST_NAMED = 3
 #: Output files: all results, and the table.
 RESULTS, TABLE = "probe.json", "probe.csv"
 
@@ -48,12 +39,14 @@ RESULTS, TABLE = "probe.json", "probe.csv"
 class ProbeResult:
     """The outcome of a probe."""
 
+    kind: ProbeKind
+    """What the probes measure."""
     rows: tuple[ProbeRow, ...]
     trained_at: int
     """The training size in pixels."""
     conclusions: tuple[str, ...]
     remarks: tuple[str, ...]
-    """Remarks on the fits of the linear probe."""
+    """Remarks on the fits of the linear probe, and on few images."""
     report: Path
     """The HTML report."""
 
@@ -61,8 +54,9 @@ class ProbeResult:
 def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
     """Measure the frozen features of a model on labeled images, at every size and with every RoPE scaling method.
 
-    Features of training and test images are computed alike; both probes are fitted to the training images and
-    measured on the test images. Every result is saved as soon as it is known.
+    Features of training and test images are computed alike; the probes are fitted to the training images and
+    measured on the test images: k nearest neighbors and a linear classifier of image features, or, where the images
+    have masks, a linear classifier of patch features. Every result is saved as soon as it is known.
 
     Args:
         config: Model, images, sizes and protocol.
@@ -89,10 +83,11 @@ def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
 
 def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     """Measure every condition that the locked output directory lacks."""
+    kind, measure = plan.kind, _measure_images if plan.kind is IMAGE else measure_patches
     record = PassRecord(
         out / RESULTS,
         plan.settings(),
-        PassFormat(Codec(encode_marks, decode_marks), {"probes": list, **FACTS}, plan.has_pass),
+        PassFormat(kind.codec, {"probes": list, **FACTS, **kind.facts}, plan.has_pass),
         plan.config.resume,
         _describe(plan),
     )
@@ -107,14 +102,16 @@ def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
     extractor = Extractor(plan)
     result = None
     for condition in plan.conditions:
-        key = {"probes": list(PROBES), **condition.key}
+        key = {"probes": list(kind.probes), **condition.key}
         if record.find(key) is None:
-            record.add(key, *_measure(extractor, condition, report))
+            record.add(key, *measure(extractor, condition, report))
             result = _write(out, plan, record, notes)  # also what is not finished can be read
     return result or _write(out, plan, record, notes)
 
 
-def _measure(extractor: Extractor, condition: Condition, report: Report) -> tuple[Int[Tensor, "2 n 2"], dict[str, Any]]:
+def _measure_images(
+    extractor: Extractor, condition: Condition, report: Report
+) -> tuple[Int[Tensor, "2 n 2"], dict[str, Any]]:
     """Return correct and all predictions of each probe and test image, and the facts of a row."""
     plan, speed = extractor.plan, Speed(extractor.plan.context.device)
     total = len(plan.train) + len(plan.test)
@@ -124,12 +121,14 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
 
     train = extractor.extract(condition, plan.train, speed, watch(0))
     test = extractor.extract(condition, plan.test, speed, watch(len(plan.train)))
-    if named := (*train.skipped[:_MOST_NAMED], *test.skipped[:_MOST_NAMED]):
+    if named := (*train.skipped[:MOST_NAMED], *test.skipped[:MOST_NAMED]):
         report(PassSkipped(names=named))
     check_labels(train.labels, plan.train.classes, plan.train.name)
-    report(PassProgress(text=f"{condition.text}: fitting", done=total, total=total))
-    found, fit = _predict(plan, train, test)
-    counts = torch.zeros(len(PROBES), len(plan.test), 2, dtype=torch.int64)
+    text = f"{condition.text}: fitting"
+    found, fit = _predict(
+        plan, train, test, lambda done, total: report(PassProgress(text=text, done=done, total=total))
+    )
+    counts = torch.zeros(len(found), len(plan.test), 2, dtype=torch.int64)
     for row, predicted in enumerate(found.values()):
         right = (predicted == test.labels).cpu()
         counts[row, test.places] = torch.stack([right, torch.ones_like(right)], 1).long()
@@ -143,40 +142,45 @@ def _measure(extractor: Extractor, condition: Condition, report: Report) -> tupl
     }
 
 
-def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[str, Tensor], LinearProbe]:
-    """Return the predictions of each probe for the test images, and the linear one."""
+def _predict(
+    plan: ProbePlan, train: Features, test: Features, watch: Callable[[int, int], None]
+) -> tuple[Mapping[str, Tensor], LinearProbe]:
+    """Return the predictions of each probe for the test images, and the linear one; `watch` sees its fits."""
     config, classes = plan.config, len(plan.test.classes)
     nearest = knn_predict(
         train.values, train.labels, test.values, classes, neighbors=config.neighbors, temperature=config.temperature
     )
-    linear = linear_probe(train.values, train.labels, classes, config.seed)
+    linear = linear_probe(train.values, train.labels, classes, config.seed, watch)
     return {"knn": nearest, "linear": linear.predict(test.values)}, linear
 
 
 def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...]) -> ProbeResult:
     """Write the table, the figure and the report of what is measured so far."""
     trained_at = plan.eval_model.trained_at
-    rows = make_rows([(each, record.counts(each)) for each in record.passes], plan.reference.key)
+    rows = make_rows(plan.kind, [(each, record.counts(each)) for each in record.passes], plan.reference.key)
     cells = [row.cells() for row in rows]
     write_text(out / TABLE, to_csv(list(cells[0]), [list(each.values()) for each in cells]))
-    conclusions, remarks = conclude(rows), remark_on_fits(rows)
+    conclusions, remarks = conclude(rows, plan.test.classes), remark(rows)
     done = {(row.size, row.scaling, row.mode) for row in rows}
     summary = ProbeSummary(
         model=plan.eval_model.name,
         position=plan.eval_model.config.position,
         trained_at=trained_at,
         data=plan.test.name,
+        kind=plan.kind,
         rows=tuple(rows),
+        majority=majority(next(row for row in rows if row.is_reference)),
         conclusions=tuple(conclusions),
         missing=sum(tuple(condition.key.values()) not in done for condition in plan.conditions),
         config=plan.config,
-        classes=len(plan.test.classes),
+        classes=plan.test.classes,
         notes=(*notes, *remarks),
         environment=record.content["machine"],
     )
     record.finish({"trained_at": trained_at, "rows": cells, "conclusions": conclusions, "remarks": remarks})
     page = write_report(out, summary)
     return ProbeResult(
+        kind=plan.kind,
         rows=tuple(rows),
         trained_at=trained_at,
         conclusions=tuple(conclusions),

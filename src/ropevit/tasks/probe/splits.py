@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ropevit.data.sources import ImageSource, MemorySource, open_source
+from ropevit.data.ade import open_ade
+from ropevit.data.annotation_formats import ANNOTATION_FORMATS, annotation_format
+from ropevit.data.sources import NAMED_SOURCES, ImageSource, MemorySource, open_source
 from ropevit.data.subset import ImageSubset, random_subset, stratified_subset
 from ropevit.tasks.probe.config import ProbeConfig
 from ropevit.text import join_names
@@ -18,10 +20,38 @@ def open_splits(config: ProbeConfig) -> tuple[ImageSubset, ImageSubset]:
     Raises:
         ValueError: If the splits do not have the same classes, at least two, or a class has no training image.
     """
+    if holds_masks(config.data):
+        return _open_masks(config)
     train, test = (open_source(config.data, split) for split in ("train", "val"))
     _check_classes(train, test)
     chosen = random_subset(len(test), config.max_images, "probe", "test", config.seed)
     return _choose_train(train, config), ImageSubset(test, tuple(chosen.tolist()))
+
+
+def holds_masks(data: str) -> bool:
+    """Return whether images have masks, in the format of ADE20K.
+
+    Raises:
+        ValueError: If they have boxes, in another format of annotations.
+    """
+    found = None if data in NAMED_SOURCES else annotation_format(data)
+    if found is not None and found is not ANNOTATION_FORMATS["ade"]:
+        raise ValueError(
+            f"got {data} in the format of {found.label}; a probe takes folders of classes, or masks in that of "
+            f"{ANNOTATION_FORMATS['ade'].label}"
+        )
+    return found is not None
+
+
+def _open_masks(config: ProbeConfig) -> tuple[ImageSubset, ImageSubset]:
+    """Open the training and test images with masks to use."""
+    train, test = (
+        ImageSubset(source, tuple(random_subset(len(source), config.max_images, "probe", split, config.seed).tolist()))
+        for split, source in (("train", open_ade(config.data, "train")), ("test", open_ade(config.data, "val")))
+    )
+    if len(train) < 2:
+        raise ValueError(f"got {len(train)} training image; expected at least two, of which one chooses the penalty")
+    return train, test
 
 
 def _choose_train(source: ImageSource, config: ProbeConfig) -> ImageSubset:

@@ -1,6 +1,7 @@
 """mIoU, aAcc and mAcc as in mmseg: from the confusion matrix of all images, not averaged over images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Integer, Real
@@ -74,3 +75,40 @@ def segmentation_scores(counts: Real[Tensor, "K K"]) -> SegmentationScores:
         class_accuracy=(correct / true).nanmean().item(),
         iou=iou,
     )
+
+
+def mean_iou(counts: Float[Tensor, "M *sizes K 3"]) -> Float[Tensor, "M"]:
+    """Compute the mean IoU in percent, averaged over sizes if there are several; NaN classes are left out.
+
+    Args:
+        counts: Correct, predicted and true pixels of each class, summed over images, for each size.
+    """
+    correct, predicted, true = counts.unbind(-1)
+    return (100 * correct / (predicted + true - correct)).nanmean(-1).reshape(len(counts), -1).mean(1)
+
+
+def encode_pixels(counts: Tensor) -> list[str]:
+    """Write counts (n, K, 3) as a line per image: `label correct predicted true` of its classes, with semicolons."""
+    lines = []
+    for image in counts:
+        present = image.sum(1).nonzero()[:, 0].tolist()
+        lines.append(";".join(" ".join(map(str, (label, *image[label].tolist()))) for label in present))
+    return lines
+
+
+def decode_pixels(lines: Any, classes: int) -> Tensor:
+    """Read what `encode_pixels` wrote.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError("it holds no images")
+    counts = torch.zeros(len(lines), classes, 3, dtype=torch.int64)
+    for image, line in zip(counts, lines, strict=True):
+        for part in filter(None, line.split(";")):
+            label, *pixels = map(int, part.split())
+            if not 0 <= label < classes or len(pixels) != 3:
+                raise ValueError(f"{part!r} are no pixels of a class")
+            image[label] = torch.tensor(pixels)
+    return counts
