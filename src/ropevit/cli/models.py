@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
-from ropevit.models.cost import count_macs, count_parameters
+from ropevit.models.cost_formula import compute_cost
 from ropevit.models.published import SOURCE, TOP1
 from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, weights_license
 from ropevit.text import suggest
@@ -37,8 +37,9 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         left = heading in ("name", "license") or (heading == "hub" and not scored)
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for name in names:
-        macs = count_macs(get_config(name, img_size=size), size, size)
-        cost = _short(count_parameters(MODELS[name]), ("M", "B"), 1e6), _short(macs, ("G", "T"), 1e9)
+        macs = compute_cost(get_config(name, img_size=size), size, size).macs
+        parameters = compute_cost(MODELS[name], *MODELS[name].img_size).parameters
+        cost = _short(parameters, ("M", "B"), 1e6), _short(macs, ("G", "T"), 1e9)
         table.add_row(name, *cost, *(_scores(name) if scored else _weights(name)))
     console = Console()
     if not scored:  # hub ids are long, and are to be copied
