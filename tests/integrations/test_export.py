@@ -183,6 +183,15 @@ def test_folding_is_bit_for_bit(fields, size):
     assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 
 
+def test_adaptive_pooling_of_maps_of_any_size_is_translated(folder):
+    pool, sides = torch.nn.AdaptiveAvgPool2d(3), {2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
+    program = torch.export.export(pool, (torch.zeros(2, 2, 5, 7),), dynamic_shapes=(sides,))
+    pooled = onnx_files.write(program, folder / "pool.onnx", {"means": (2, 2, 3, 3)}, {})
+    for h, w in ((5, 7), (1, 2), (13, 6), (4, 8)):  # bins that overlap, and that share a cell
+        images = torch.randn(2, 2, h, w)
+        torch.testing.assert_close(pooled(images)[0], pool(images))
+
+
 def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
     model, report = program
     loaded = torch.export.load(report.path).module()

@@ -1,4 +1,4 @@
-"""`ropevit export`: a classifier or a segmenter with a linear head as ONNX file or torch.export program."""
+"""`ropevit export`: a classifier or a segmenter as ONNX file or torch.export program."""
 
 import re
 import sys
@@ -82,7 +82,7 @@ class ExportConfig:
 def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     """Export a model as ONNX or torch.export program, and compare its outputs with the model's.
 
-    Segmenters, with the linear head, return label maps and logits, for images of any size.
+    Segmenters, with the heads linear and upernet, return label maps and logits, for images of any size.
 
     For example:
       ropevit export model.onnx --checkpoint runs/mine
@@ -133,9 +133,7 @@ def _load_dense(
     """
     task = task_of_checkpoint(config.checkpoint, config.weights)
     if task.export is None:
-        raise ValueError(
-            f"{config.checkpoint} is a {task.noun}; export supports classifiers and segmenters with the linear head"
-        )
+        raise ValueError(f"{config.checkpoint} is a {task.noun}; export supports classifiers and segmenters")
     if config.model is not None:
         raise ValueError(f"got --model with a {task.noun}, whose file holds the config of its model: leave it out")
     if size or config.int8:

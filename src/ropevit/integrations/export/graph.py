@@ -44,8 +44,35 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
     return x
 
 
+def adaptive_avg_pool(x: Any, output_size: Sequence[int]) -> Any:
+    """Translate adaptive average pooling of maps of any size: a product with a matrix of means for each side.
+
+    The exporter's own is for sizes that are known.
+    """
+    sides = (op.Shape(x, start=axis, end=axis + 1) for axis in (2, 3))
+    rows, columns = (_means(side, bins) for side, bins in zip(sides, output_size, strict=True))
+    return op.MatMul(op.MatMul(rows, x), op.Transpose(columns, perm=[1, 0]))
+
+
+def _means(length: Any, bins: int) -> Any:
+    """Return the matrix (bins, length) that averages a side: bin i is from floor(i n / bins) to ceil((i + 1) n / bins).
+
+    Args:
+        length: Length n of the side, (1,).
+        bins: Number of bins.
+    """
+    size, before = (op.Constant(value_ints=[number]) for number in (bins, bins - 1))
+    first = op.Div(op.Mul(op.Constant(value_ints=list(range(bins))), length), size)
+    last = op.Div(op.Add(op.Mul(op.Constant(value_ints=list(range(1, bins + 1))), length), before), size)
+    first, last = (op.Unsqueeze(edge, op.Constant(value_ints=[1])) for edge in (first, last))
+    cells = op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1))
+    inside = op.And(op.GreaterOrEqual(cells, first), op.Less(cells, last))
+    return op.Div(op.Cast(inside, to=ir.DataType.FLOAT), op.Cast(op.Sub(last, first), to=ir.DataType.FLOAT))
+
+
 #: Translations that replace the exporter's own.
 _TRANSLATIONS = {
+    aten.adaptive_avg_pool2d.default: adaptive_avg_pool,
     aten.scaled_dot_product_attention.default: attention,
     aten.roll.default: roll,
 }

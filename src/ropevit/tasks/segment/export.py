@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.models.exportable import ExportModel, ImageSpec
-from ropevit.tasks.segment.linear import LinearSegmenter
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.predict import load_segmentation_predictor
 
 
 class SegmenterExport(ExportModel):
-    """A segmenter with a linear head that returns the class of each pixel and the logits of all, for whole images.
+    """A segmenter that returns the class of each pixel and the logits of all, for whole images.
 
     Args:
         model: The segmenter.
@@ -22,7 +23,7 @@ class SegmenterExport(ExportModel):
 
     task = "segment"
 
-    def __init__(self, model: LinearSegmenter, facts: Mapping[str, Any]):
+    def __init__(self, model: SegmentationModel, facts: Mapping[str, Any]):
         super().__init__()
         self.model, self.facts = model, facts
         self.outputs = {
@@ -64,12 +65,12 @@ def open_export(path: str, scaling: str | None = None) -> SegmenterExport:
 
     Raises:
         WeightsError: If it is no segmenter of ours.
-        ValueError: If its head is not linear, its metadata lack the preprocessing, or scaling would change nothing.
+        ValueError: If its head is Mask2Former, its metadata lack the preprocessing, or scaling would change nothing.
     """
     mode = None if scaling is None else "whole"
     loaded = load_segmentation_predictor(path, None, torch.device("cpu"), mode, scaling)
-    if not isinstance(loaded.model, LinearSegmenter):
-        raise ValueError(f"{path} has another head than linear; export supports segmenters with the linear head")
+    if isinstance(loaded.model, Mask2Former):
+        raise ValueError(f"{path} has the head mask2former; export supports segmenters with the heads linear, upernet")
     window = loaded.inference.window
     facts = {
         "classes": list(loaded.classes),
