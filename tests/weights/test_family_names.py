@@ -87,6 +87,7 @@ def test_gating_and_missing_network_are_told_in_a_line(error, message, monkeypat
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _url: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(WeightsError, match=message) as refusal:
         load_weights(our_model("dinov3_vits16"), "facebook/dinov3-vits16-pretrain-lvd1689m")

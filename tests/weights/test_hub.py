@@ -1,3 +1,7 @@
+import contextlib
+import socket
+import threading
+
 import huggingface_hub
 import pytest
 import torch
@@ -25,6 +29,7 @@ def hub(monkeypatch):
         return str(files[repo_id, filename])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _url: None)  # it answers
     return files, asked
 
 
@@ -95,6 +100,33 @@ def test_errors_of_the_hub_become_a_one_line_message(error, message, hub, config
     assert "\n" not in str(refusal.value)
     waited = [not local for *_, local in asked]
     assert waited == [True] if len(asked) == 1 else waited[1] != isinstance(error, errors.LocalEntryNotFoundError)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path, config):
+    asked, constants = [], huggingface_hub.constants
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        asked.append(connection.recv(4096))
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(WeightsError, match="'runs/mine' is no file and not in the hub's cache, and the hub is unr"):
+            load_weights(ViT(config()), "runs/mine")
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert sum(b"/runs/mine/" in request for request in asked) == 1
 
 
 def test_in_offline_mode_the_message_names_hf_hub_offline(config, monkeypatch, tmp_path):

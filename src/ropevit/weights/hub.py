@@ -41,9 +41,11 @@ def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None =
     Raises:
         WeightsError: If there is no such repository, revision or file, access is denied, or the hub is unreachable.
     """
+    files = FILES.get(repo.split("/")[0], ANY_FILES)
     missing: Exception | None = None
-    for file in FILES.get(repo.split("/")[0], ANY_FILES):
-        unreachable = isinstance(missing, errors.LocalEntryNotFoundError)  # then do not try the network again
+    unreachable = not _is_cached(repo, files[0], revision, cache_dir) and not _answers(repo, files[0], revision)
+    for file in files:
+        unreachable = unreachable or isinstance(missing, errors.LocalEntryNotFoundError)  # do not try the network again
         try:
             return Path(
                 huggingface_hub.hf_hub_download(
@@ -56,6 +58,30 @@ def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None =
             raise WeightsError(_explain(error, repo, revision)) from error
     assert missing is not None
     raise WeightsError(_explain(missing, repo, revision)) from missing
+
+
+def _is_cached(repo: str, file: str, revision: str | None, cache_dir: str | Path | None) -> bool:
+    """Return whether the cache has a file; its download asks the hub once, without waiting for an answer."""
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(repo, file, cache_dir, revision), str)
+    except errors.HFValidationError:
+        return False  # the download says what is wrong with the name
+
+
+def _answers(repo: str, file: str, revision: str | None) -> bool:
+    """Return whether the hub answers one request for a file, whatever it says; a download repeats it for a minute.
+
+    In offline mode nothing is asked, also by the download.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, file, revision=revision))
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        return True  # the download says what it is
+    except Exception:  # no answer: the class depends on the HTTP library
+        return False
+    return True
 
 
 def _explain(error: Exception, repo: str, revision: str | None) -> str:
