@@ -11,6 +11,7 @@ from ropevit.analysis import distance, entropy
 from ropevit.analysis.attention import attention_stats, model_at_size, query_stats, resize_all
 from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
+from ropevit.rope import ROPE_FAMILIES
 
 #: Mean over all ordered pairs of patches of a 2 x 3 grid: of the unordered ones 7 stand 1 apart, 2 stand 2, 4 stand
 #: sqrt(2), 2 stand sqrt(5), and each patch stands 0 from itself.
@@ -58,6 +59,14 @@ def test_uniform_attention_on_2_x_3_patches(registers):
             alike(uniform, expected)
         alike(layer.diagonal, sqrt(13))
         alike(layer.relative_entropy, [1, 1])
+
+
+@pytest.mark.parametrize("family", ["dinov3", "eva02", "pe"])
+def test_distances_are_in_patches_where_a_family_rescales_positions(family):
+    model = blind(vit(rope_convention=ROPE_FAMILIES[family].convention))
+    (layer, _) = attention_stats(model, [torch.randn(3, 3, 32, 48)]).layers
+    assert layer.grid == (2, 3)
+    alike(layer.distance, [UNIFORM_2X3] * 2)
 
 
 def test_attention_to_one_patch():

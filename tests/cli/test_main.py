@@ -83,6 +83,14 @@ def test_an_unknown_attribute_of_the_package_raises():
             "error: got --epochs without a value; see `ropevit train fashion --help`",
         ),
         (
+            "export --out a.onnx",
+            "error: got no value of out: give it alone, without --out; see `ropevit export --help`",
+        ),
+        (
+            "models dinov3",
+            "error: no model matches 'dinov3'; '*dinov3*', in quotes, matches 12, such as vit_small_patch16",
+        ),
+        (
             "train fashion --device gpu",
             "got device 'gpu'; take auto, cpu, cuda, cuda:N, mps or xpu",
         ),

@@ -99,6 +99,20 @@ def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, t
         convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
 
 
+def test_a_converted_file_has_the_image_size_and_the_name_of_its_model(tmp_path):
+    config = MODELS["vit_small_patch16_dinov3"]
+    assert config.img_size == (256, 256)  # which no table of such a file tells
+    with torch.device("meta"):
+        shapes = {
+            name: value.shape for name, value in timm.create_model("vit_small_patch16_dinov3").state_dict().items()
+        }
+    state = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    report = convert(state, tmp_path / "ours.safetensors", model="vit_small_patch16_dinov3")
+    assert "model: vit_small_patch16_dinov3, position rope_axial" in str(report)
+    assert "images of 256 x 256 pixels" in str(report)
+    assert report.config.img_size == config.img_size
+
+
 def test_a_raw_state_dict_of_ours_with_register_tokens_is_converted_by_name_alone(tmp_path):
     ours = create_model("vit_small_patch16_dinov3_qkvb", depth=1)  # the width of a model of the paper's authors
     torch.save(ours.state_dict(), tmp_path / "model.pth")

@@ -136,7 +136,11 @@ def _batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], querie
     size = (images.shape[2], images.shape[3])
 
     def add_layer(call: AttentionCall) -> None:
-        token_grid, (values, uniform, count) = TokenGrid.of(call), _mean_over_queries(call, queries, seed)
+        patches = size[0] // strides[call.name], size[1] // strides[call.name]
+        token_grid, (values, uniform, count) = (
+            TokenGrid.of(call, patches),
+            _mean_over_queries(call, patches, queries, seed),
+        )
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
             LayerStats(
@@ -197,8 +201,13 @@ class TokenGrid:
     """True for image patches, False for window padding; batch row r uses entry r % M."""
 
     @classmethod
-    def of(cls, call: AttentionCall) -> "TokenGrid":
-        """Derive the grid from a captured attention call."""
+    def of(cls, call: AttentionCall, patches: tuple[int, int]) -> "TokenGrid":
+        """Return the grid of a captured attention call.
+
+        Args:
+            call: The call; its positions may be in other units than patches.
+            patches: Rows and columns of the patches of the image.
+        """
         x = call.inputs["x"]
         if isinstance(call.layer, WindowAttention):
             (h, w), window = x.shape[1:3], call.layer.window
@@ -206,26 +215,26 @@ class TokenGrid:
             patch_mask = window_partition(whole, window, call.inputs["shift"]).squeeze(-1) > 0
             positions = grid_positions(window, window, device=x.device)
             return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, patch_mask=patch_mask)
-        positions = call.inputs["positions"]
-        columns, rows = (int(side) + 1 for side in positions.amax(0))
+        positions = grid_positions(*patches, device=x.device)
         patch_mask = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
-        return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), patch_mask=patch_mask)
+        return cls(grid=patches, positions=positions, prefix=x.shape[1] - len(positions), patch_mask=patch_mask)
 
 
 def _mean_over_queries(
-    call: AttentionCall, most: int, seed: int
+    call: AttentionCall, patches: tuple[int, int], most: int, seed: int
 ) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
     """Average `query_stats` over the query patches and images of one layer.
 
     Args:
         call: The captured attention call.
+        patches: Rows and columns of the patches of the image.
         most: Maximum of query patches per batch row.
         seed: Seed of the random subset if there are more.
 
     Returns:
         Means for each head, means of uniform attention, and the number of queries.
     """
-    token_grid = TokenGrid.of(call)
+    token_grid = TokenGrid.of(call, patches)
     candidates = token_grid.patch_mask.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
     queries = candidates[drawn.sort().values].to(token_grid.positions.device)

@@ -29,7 +29,11 @@ _WORDING = (
         r"invalid choice (.*) for argument '(?:config\.)?(\S+)'\. Expected one of \((.*)\)\.",
         r"got \1 for \2; expected one of \3",
     ),
-    (r"Missing value for argument '(\S+)'\. Expected (\S+) values?\.", r"got \1 without a value"),
+    (r"Missing value for argument '(-\S+)'\. Expected (\S+) values?\.", r"got \1 without a value"),
+    (
+        r"Missing value for argument '(?:config\.)?(\S+)'\. Expected (\S+) values?\.",
+        r"got no value of \1: give it alone, without --\1",
+    ),
     (r"Unrecognized options: ([^-\s]\S*)", r"got \1, which the command does not take"),
 )
 #: Types in messages.

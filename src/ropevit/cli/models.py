@@ -30,6 +30,8 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     names = list_models(pattern, pretrained=published)
     if not names:
         hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")
+        if inside := list_models(f"*{pattern}*"):
+            hint = f"'*{pattern}*', in quotes, matches {len(inside)}, such as {inside[0]}"
         raise ValueError(f"no model matches {pattern!r}; {hint}")
     scored = any(name in TOP1 for name in names)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

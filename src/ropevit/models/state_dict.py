@@ -83,8 +83,8 @@ class InferredModel:
     """Position embeddings with such weights."""
     heads: int | tuple[int, ...] | None
     """Heads, if the layout shows them."""
-    patches: int
-    """Patches of the file's tables; without tables those of the architecture's default image size."""
+    patches: int | None
+    """Patches of the file's tables; None without tables."""
     unnamed_family: bool = False
     """Whether the weights are of a family other than the published models, and which one is ambiguous."""
 

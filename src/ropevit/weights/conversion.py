@@ -12,6 +12,7 @@ from ropevit.files import write_atomically
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_model
 from ropevit.models.registry import MODELS, get_config
 from ropevit.models.state_dict import InferredModel
+from ropevit.rope import RopeConvention
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.infer import claimed_name, explain_mismatch, square_grid
 from ropevit.weights.layouts import from_ours
@@ -56,10 +57,19 @@ class ConvertReport:
         """Summarize the conversion, with everything that was dropped."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         names = "position", "width", "depth", "depths", "heads"
-        described = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
-        return "\n".join(
-            [first, f"  model: {described}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")]
-        )
+        described = [f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name)]
+        described += [f"theta {self.config.theta:g}", f"images of {' x '.join(map(str, self.config.img_size))} pixels"]
+        model = ", ".join([*self.names[:1], *described])
+        return "\n".join([first, f"  model: {model}", *grouped(self.dropped, "dropped")])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of registered models that differ in the head at most."""
+        return [
+            name
+            for name, config in MODELS.items()
+            if type(config) is type(self.config) and replace(config, num_classes=self.config.num_classes) == self.config
+        ]
 
 
 def convert(
@@ -138,9 +148,9 @@ def _find_config(parsed: ParsedCheckpoint, model: str | Config | None, to: str) 
     name = model or claimed_name(parsed.source)
     if name is None:
         return _inferred_config(inferred, parsed.source, to)
-    config = replace(
-        get_config(name), num_classes=inferred.fields["num_classes"], img_size=_made_for(inferred, parsed.source)
-    )
+    config = get_config(name)
+    size = _made_for(inferred, parsed.source) or config.img_size
+    config = replace(config, num_classes=inferred.fields["num_classes"], img_size=size)
     if config.windowed and inferred.architecture == architecture(config):
         return replace(config, window_size=inferred.suggested["window_size"])
     return config
@@ -185,7 +195,11 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
         if type(config) is config_class and config.width == inferred.fields["width"]
     ]
     heads = inferred.heads or next((config.heads for config in same), None)
-    known = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.suggested, **inferred.fields}
+    known = {"heads": heads, **inferred.suggested, **inferred.fields}
+    convention = inferred.fields.get("rope_convention", RopeConvention())
+    sizes = {config.img_size for config in same if getattr(config, "rope_convention", RopeConvention()) == convention}
+    if size := _made_for(inferred, source) or (sizes.pop() if len(sizes) == 1 else None):
+        known["img_size"] = size
     configs = [config_class(position=position, **known) for position in positions] if heads else []
     same_file = to != "ropevit" and len({tuple(_derived_tables(config)) for config in configs}) == 1
     if not configs or (len(configs) > 1 and not same_file):
@@ -197,8 +211,10 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
     return configs[0]
 
 
-def _made_for(inferred: InferredModel, source: str) -> tuple[int, int]:
-    """Return the image size of the file's tables."""
+def _made_for(inferred: InferredModel, source: str) -> tuple[int, int] | None:
+    """Return the image size of the file's tables; None if it has none."""
+    if inferred.patches is None:
+        return None
     grid = square_grid(inferred.patches)
     if grid is None:
         raise WeightsError(

@@ -59,7 +59,7 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
         | ({"mask_token": True} if "mask_token" in shapes else {}),
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
-        patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
+        patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0),
         unnamed_family=not family and _of_unnamed_family(tensors, shapes),
     )
 

@@ -92,7 +92,10 @@ def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
             "model of the same study"
         )
     if not config.num_classes:
-        raise ValueError(f"{source} has no head; expected a classifier")
+        raise ValueError(
+            f"{source} has no head; expected a classifier: `ropevit probe` measures its features, `ropevit export` and "
+            "model.forward_head(model.forward_features(images)) compute them"
+        )
     check_channels(eval_model)
     return eval_model
 
