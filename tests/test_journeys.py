@@ -143,8 +143,8 @@ JOURNEYS = {
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
         refused(
-            "export upernet.onnx --checkpoint runs/upernet",
-            "has another head than linear; export supports segmenters with the linear head",
+            "export upernet.onnx --checkpoint runs/upernet --int8",
+            "got --int8 with a segmenter; it is for classifiers",
         ),
     ),
     "the rest": (
