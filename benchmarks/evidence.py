@@ -11,7 +11,8 @@
 
 Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by inference mode or
 scaling method and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in
-`runs/evidence`. Lines since 30 November 2026 have the commit of the code that wrote them.
+`runs/evidence`. Lines since 30 November 2026 have the commit of the code that wrote them
+(`19d7d357ef49+` is that commit, too: the only file that differed was that of the results).
 
 ## Plan (committed before the first training)
 
@@ -237,9 +238,11 @@ def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, An
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """Return the commit of the code that runs; `+` after it if tracked files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    """Return the commit of the code that runs; `+` after it if tracked files other than results differ from it."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results"], check=False)
+    return head.stdout.strip() + "+" * bool(changed.returncode)
 
 
 def floors(panel: Panel, name: str, seed: int) -> dict[str, Any]:

@@ -25,20 +25,28 @@ BASELINES = {"field": "tiles", "zoom": "resize"}
 #: How RoPE-Mixed is evaluated above the training size, where nothing is trained again: the reference of differences.
 REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
-#: Arms of `field` that differ in one thing, and what that is. Chosen when H1 and H4 were known: exploratory.
+#: Pairs of arms of `field`, and what differs between them. Chosen when H1 and H4 were known: exploratory.
 PAIRS = (
-    ("kind, base 10", "rope_mixed", "rope_axial:theta=10"),
-    ("kind, base 100", "rope_mixed:theta=100", "rope_axial"),
+    ("learning and directions, base 10", "rope_mixed", "rope_axial:theta=10"),
+    ("learning and directions, base 100", "rope_mixed:theta=100", "rope_axial"),
     ("base, axial", "rope_axial:theta=10", "rope_axial"),
     ("base, mixed", "rope_mixed", "rope_mixed:theta=100"),
-    ("directions", "rope_star", "rope_mixed"),
-    ("coupling of direction and speed", "rope_spiral", "rope_star"),
+    ("directions and number of speeds", "rope_star", "rope_axial"),
+    ("the same, base and learning", "rope_star", "rope_mixed"),
+    ("more directions, coupled with speed", "rope_spiral", "rope_star"),
+    ("the same, uncoupled", "rope_simplex", "rope_star"),
+    ("the same, uncoupled", "rope_golden", "rope_star"),
     ("jitter", "rope_axial jitter", "rope_axial"),
     ("jitter", "rope_mixed jitter", "rope_mixed"),
     ("jitter or sizes", "rope_axial jitter", "rope_axial sizes"),
     ("jitter or sizes", "rope_mixed jitter", "rope_mixed sizes"),
     ("random sizes", "rope_mixed_decay sizes", "rope_mixed_decay"),
 )
+#: What the difference of H1 is made of: its two parts, each averaged over the order in which they are changed.
+AVERAGED = {
+    "base": (PAIRS[2][1:], PAIRS[3][1:]),
+    "learning and directions": (PAIRS[0][1:], PAIRS[1][1:]),
+}
 
 
 class Curve(NamedTuple):
@@ -311,7 +319,18 @@ def pair_table(scores: Scores) -> list[str]:
         if all(is_whole(scores, curve) for curve in curves):
             cells = [compare(scores, *curves, size) for size in SIZES["field"]]
             rows.append([what, f"{curves[0]} over {curves[1]}", *cells])
+    for what, pairs in AVERAGED.items():
+        curves = [Curve("field", arm) for pair in pairs for arm in pair]
+        if all(is_whole(scores, curve) for curve in curves):
+            cells = [average_cell(scores, pairs, size) for size in SIZES["field"]]
+            rows.append([f"{what}, averaged over both orders", "the two pairs above", *cells])
     return table(["field: what differs", "arms", *map(str, SIZES["field"])], rows)
+
+
+def average_cell(scores: Scores, pairs: Sequence[tuple[str, str]], size: int) -> str:
+    """Return the cell of the mean of several differences, seed by seed."""
+    parts = [difference(scores, *(Curve("field", arm) for arm in pair), size).values for pair in pairs]
+    return difference_cell([float(np.mean(values)) for values in zip(*parts, strict=True)])
 
 
 def compare(scores: Scores, above: Curve, below: Curve, size: int) -> str:

@@ -69,7 +69,8 @@ def test_a_wheel_with_the_kernel_needs_no_compiler(tmp_path):
         tmp_path,
     ]
     run(*build, ROOT, env=os.environ | {"ROPEVIT_BUILD_KERNEL": "1"})
-    wheel = next(tmp_path.glob("ropevit-*-py3-none-linux_*.whl"))
+    (wheel,) = tmp_path.glob("ropevit-*-py3-none-linux_*.whl")
+    assert [*tmp_path.iterdir()] == [wheel]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = """if True:
         import torch

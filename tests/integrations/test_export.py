@@ -73,14 +73,12 @@ def agree(path, model, *shape: int) -> None:
         torch.testing.assert_close(run(path, images), model(images), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 64, 24), (4, 3, 24, 136), (1, 3, 40, 40)])
 def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed_ape, shape):
     model, report = mixed_ape
     agree(report.path, model, *shape)
 
 
-@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 @pytest.mark.parametrize("shape", [(1, 3, 20, 24), (2, 3, 24, 20), (1, 3, 20, 20), (1, 3, 4, 24), (3, 3, 65, 24)])
 def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
     model, report = mixed_ape
@@ -133,7 +131,6 @@ def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(m
     assert b".py" not in report.path.read_bytes()
 
 
-@pytest.mark.full  # tests/cli/test_export.py exports a ViT of any size
 def test_no_complex_numbers_reach_onnx(mixed_ape):
     graph = onnx.load(mixed_ape[1].path).graph
     assert {weight.data_type for weight in graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
@@ -209,7 +206,7 @@ def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
     assert b".py" not in report.path.read_bytes()
 
 
-@pytest.mark.full  # tests/cli/test_export.py: as a program; above: at one size, to ONNX
+@pytest.mark.full  # by default its constants are folded, above
 def test_a_swin_is_exported_at_one_size_with_a_free_batch(folder):
     model = tiny("rope_mixed", swin=True)
     report = export_torch(model, folder / "swin.pt2", size=(32, 48))

@@ -7,7 +7,7 @@ import pytest
 from ropevit.kernels import native
 from ropevit.kernels.variants import VARIANTS, usable
 
-AVX2 = "avx2 fma f16c bmi1 bmi2 movbe abm"
+AVX2 = "ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm avx avx2 fma f16c bmi1 bmi2 movbe abm xsave"
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ AVX2 = "avx2 fma f16c bmi1 bmi2 movbe abm"
     [
         ("x86_64", f"{AVX2} avx512f avx512bw avx512cd avx512dq avx512vl amx_tile", ["x86-64-v4", "x86-64-v3"]),
         ("x86_64", f"{AVX2} avx512f", ["x86-64-v3"]),
-        ("x86_64", "sse4_2 avx", []),
+        ("x86_64", AVX2.replace("popcnt ", ""), []),  # as a virtual machine may hide it
         ("aarch64", "fp asimd", ["armv8"]),
         ("riscv64", AVX2, []),
     ],

@@ -206,7 +206,7 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
     assert scale["norms.0.weight"] == (1, 0)
 
 
-@pytest.mark.full  # by default a Swin is compiled in test_swin.py, and a dense backbone in test_dense_vit.py
+@pytest.mark.full  # by default a Swin is compiled in test_swin.py
 @pytest.mark.parametrize(("mask_padding", "depth"), [(True, 1), (False, 2), (True, 2)])
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_all_sizes(mask_padding, depth):

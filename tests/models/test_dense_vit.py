@@ -218,7 +218,7 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
     assert scale["pyramid.levels.0.reduce.0.weight"] == (1, 0.1)
 
 
-@pytest.mark.full  # test_vit.py compiles its body
+@pytest.mark.full  # test_vit.py compiles its body; no pyramid is compiled by default
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_all_sizes():
     pyramid = PyramidConfig(scales=(1, 0.5), channels=None)

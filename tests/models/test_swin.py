@@ -286,7 +286,6 @@ def test_short_dtypes_stay_close_to_float32(mode, position):
     assert (short - exact).norm() / exact.norm() < 0.05
 
 
-@pytest.mark.full  # test_vit.py compiles what both share
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_six_resolutions():
     torch._dynamo.reset()

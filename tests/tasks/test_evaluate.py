@@ -75,7 +75,7 @@ def test_two_processes_measure_what_one_does(place, run_command, tmp_path):
     assert len({row["image_id"] for row in json.loads(found[0])}) == 6
 
 
-@pytest.mark.full  # the tests of each task evaluate its own
+@pytest.mark.full  # by default each task is evaluated from Python, and a classifier from the command line
 @pytest.mark.usefixtures("rendered")
 def test_the_command_line_evaluates_checkpoints_of_every_task(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -13,22 +13,20 @@ from PIL import Image
 
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
+from ropevit.cli.predict_features import build_at_size, loader_options, write_features
 from ropevit.cli.predictions import Predictions, make_table
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
-from ropevit.models import set_scaling
-from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
+from ropevit.tasks.classify.eval_model import class_names, open_eval_model
 from ropevit.tasks.classify.inference_modes import TiledClassifier
-from ropevit.tasks.classify.predict import InputTransform, classify_files
+from ropevit.tasks.classify.predict import classify_files
 from ropevit.tasks.predictions import Summary, check_out, new_folder, png_names
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
 from ropevit.tasks.runs.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
 
-#: Defaults of --topk (classifiers) and --batch-size.
-TOPK, BATCH = 5, 32
-#: Default number of DataLoader workers, and the number of images from which they are worth starting.
-WORKERS, MANY = 4, 64
+#: Default of --topk (classifiers).
+TOPK = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +117,7 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
       ropevit predict *.png --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors --size 56
       ropevit predict wide.jpg --model rope_mixed_deit_base_patch16_LS --size 384 --keep-aspect
       ropevit predict photos --checkpoint runs/mine --out guesses
+      ropevit predict photos --model vit_small_patch16_dinov3 --checkpoint FILE --size 448 --features
       ropevit predict street.jpg --checkpoint runs/detector --threshold 0.5
       ropevit predict photos extra.jpg --checkpoint runs/segmenter --out found
     """
@@ -128,7 +127,9 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     files = find_images(config.images)
     task = task_of_checkpoint(config.checkpoint, config.weights)
     config.check_options(task)
-    if task is TASKS[CLASSIFY]:
+    if task is TASKS[CLASSIFY] and config.option("features"):
+        write_features(config, files, device)
+    elif task is TASKS[CLASSIFY]:
         _classify_images(config, files, device)
     else:
         _predict_images(config, files, task, device)
@@ -140,32 +141,10 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     with console.status("loading the model"):
         eval_model = open_eval_model(config.option("model"), config.checkpoint, config.weights)
         classes, mode = class_names(eval_model), config.option("inference_mode") or "whole"
-        model = eval_model.build(config_at(eval_model, config.size if mode == "whole" else ()))
-        if (scaling := config.option("scaling")) is not None:
-            scaling, choice = scaling_for(eval_model, scaling, config.option("model"), config.checkpoint)
-            set_scaling(model, scaling)
-            if choice is not None:
-                print_line(console, choice.describe())
-    size = config.size or (model.config.img_size[:1] if config.option("keep_aspect") else model.config.img_size)
-    model_input = InputTransform(
-        size=size,
-        multiple=model.config.multiple,
-        keep_aspect=bool(config.option("keep_aspect")),
-        resize=eval_model.trained_at if mode == "resize" else None,
-        crop=eval_model.family_crop or 1.0,
-        squash=eval_model.squash,
-        mean=eval_model.mean,
-        std=eval_model.std,
-    )
+        model, model_input = build_at_size(config, eval_model, console)
     if mode == "tiles":
         model = TiledClassifier(model, eval_model.trained_at)
-    workers = config.option("workers")
-    workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers
-    options = {
-        "top": config.option("topk") or TOPK,
-        "batch_size": config.option("batch_size") or BATCH,
-        "workers": workers,
-    }
+    options = {"top": config.option("topk") or TOPK, **loader_options(config, files)}
     predictions = Predictions(console, files, config.out)
     with nullcontext() if config.out is None else new_folder(config.out):
         predictions.run(

@@ -198,7 +198,9 @@ def _compile_source(command: str, source: Path, target: Path) -> None:
     status, output = 0, ""
     for extra in (variants.OPENMP, ()):
         flags = *variants.FLAGS, *variants.NATIVE, *extra
-        status, output = run_compiler([command, *flags, "-o", str(target), str(source)], BUILD_SECONDS)
+        status, output = run_compiler(
+            [command, *flags, "-o", str(target), str(source), *variants.LIBRARIES], BUILD_SECONDS
+        )
         if status == 0 and target.is_file() and target.stat().st_size:
             return
     raise BuildError(f"{command} could not build {source.name} ({_explain(status, output)})")

@@ -79,7 +79,9 @@ def library() -> ctypes.CDLL:
         return prebuilt
     command = compiler()
     if command is None:
-        raise BuildError("found no C compiler (cc, gcc or clang); install one, or use backend='reference'")
+        raise BuildError(
+            "found no C compiler (cc, gcc or clang); install one or a wheel with the kernel, or use backend='reference'"
+        )
     try:
         _, version = building.run_compiler([command, "--version"], building.VERSION_SECONDS)
         facts = "\n".join(
@@ -100,7 +102,7 @@ def load_prebuilt(folder: Path = SOURCE.parent) -> ctypes.CDLL | None:
     for variant in variants.usable(platform.machine(), words):
         if (path := folder / variant.file_name).exists():
             try:
-                return building.load(path, _FUNCTIONS)
+                return building.load(path, (*_FUNCTIONS, "forward_float16", "backward_float16"))
             except OSError as error:  # such as an OpenMP library that is not installed
                 log.info("the kernel of the wheel cannot be loaded (%s); it is built instead", printable(error))
     return None

@@ -5,7 +5,7 @@
  * computed once, in float32, and used for all images that share its position. Sums over images have a fixed order, so
  * results do not depend on the number of threads.
  *
- * Built on first use by native.py; RotateArgs there has the same fields as Args.
+ * Built on first use by native.py, or into a wheel by hatch_build.py; RotateArgs in native.py has the fields of Args.
  */
 #include <math.h>
 #include <stdint.h>
@@ -227,9 +227,9 @@ INLINE void backward_token(const Args *args, int64_t image, int64_t token, const
         const int64_t *stride = args->stride[part], *far = args->rotated_stride[part], next = stride[1] * size;
         const char *g = at(args->part[part], stride, image, token, size);
         if (part == 2 || token < args->prefix) {
-            const int64_t run = stride[1] == channels ? heads : 1; /* heads that follow each other */
-            for (int64_t head = 0; head < heads; head += run, to += run * channels * size)
-                memcpy(to, g + head * next, run * channels * size);
+            const int64_t merged = stride[1] == channels ? heads : 1; /* heads that follow each other */
+            for (int64_t head = 0; head < heads; head += merged, to += merged * channels * size)
+                memcpy(to, g + head * next, merged * channels * size);
             continue;
         }
         const char *y = sums ? at(args->rotated[part], far, image, token, size) : g;
@@ -282,20 +282,24 @@ INLINE void rotate_block(const Args *args, const Block *block, int backward, Dty
 
 /* Loop over blocks of tokens, in parallel. GCC makes a function of a parallel region before it inlines what it calls, so
  * what rotates a block is a function for each dtype: in it everything is inlined, and no vector costs a call. */
-static int run(const Args *args, int64_t first, void (*rotate)(const Args *, const Block *)) {
+static int run(const Args *args, int64_t first, void (*rotate_one_block)(const Args *, const Block *)) {
     const int64_t groups = args->position_images == 1 ? 1 : args->images, pairs = args->frequency_heads * args->channels / 2;
     const int64_t share = (args->tokens - first) / (4 * args->threads), tokens = share < 1 ? 1 : share > 16 ? 16 : share;
     int failed = 0;
-#pragma omp parallel num_threads((int)args->threads) reduction(| : failed)
+#pragma omp parallel num_threads((int)args->threads)
     {
         float *memory = calloc(pairs * (6 * tokens + 3), sizeof(float));
-        failed = memory == NULL;
+        if (memory == NULL) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* if one thread has no memory, none changes a number */
 #pragma omp for collapse(2) schedule(static)
         for (int64_t group = 0; group < groups; group++)
             for (int64_t start = first; start < args->tokens; start += tokens) {
                 const int64_t end = start + tokens < args->tokens ? start + tokens : args->tokens;
                 const Block block = {group, start, end, tokens, memory};
-                if (!failed) rotate(args, &block);
+                if (!failed) rotate_one_block(args, &block);
             }
         free(memory);
     }

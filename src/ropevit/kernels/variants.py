@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 #: Options of every build; `NATIVE` where it is for this processor alone, else those of a variant.
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 NATIVE = ("-march=native",)
+#: After the source: a linker may leave out a library that nothing before it needs.
+LIBRARIES = ("-lm",)
 #: Tried first; without it the kernel uses one thread.
 OPENMP = ("-fopenmp",)
 
@@ -27,7 +29,8 @@ class Variant(NamedTuple):
         return f"rotate-{self.name}.so"
 
 
-_AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})
+_SSE4 = frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm"})
+_AVX2 = _SSE4 | {"avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm", "xsave"}
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _NEON = (Variant("armv8", ("-march=armv8-a",), frozenset()),)
 

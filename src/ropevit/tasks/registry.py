@@ -174,6 +174,11 @@ TASKS: dict[str, TaskSpec] = {
                 "probabilities are averaged, or after a resize to it",
                 choices=MODES,
             ),
+            "features": PredictOption(
+                bool,
+                "write patch tokens on their grid, class and register tokens and the pooled vector of each image to a "
+                ".safetensors file in --out (default: features), instead of classes",
+            ),
             "topk": PredictOption(int, "number of classes to print (default: 5)", least=1),
             "batch_size": PredictOption(int, "images per batch (default: 32)", least=1),
             "workers": PredictOption(int, "DataLoader workers (default: 4, or 0 for fewer than 64 images)", least=0),

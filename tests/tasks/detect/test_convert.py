@@ -85,7 +85,7 @@ def detrex_state(kind, levels=4, classes=5):
     ("kind", "levels", "classes"),
     [
         ("vit", 4, 5),
-        pytest.param("swin", 4, 80, marks=pytest.mark.full),
+        pytest.param("swin", 4, 80, marks=pytest.mark.full),  # so does it those of four
         pytest.param("swin", 5, 5, marks=pytest.mark.full),  # test_detrex.py holds the names of five levels
     ],
 )

@@ -71,13 +71,16 @@ def _identifying_fields(config: Config) -> dict[str, Any]:
     }
 
 
-def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None) -> EvalModel:
+def open_eval_model(
+    model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None, *, needs_head: bool = True
+) -> EvalModel:
     """Read the weights of an image classifier.
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
         weights: Which weights of a directory: best, last or ema.
+        needs_head: Whether a model without a head is refused.
 
     Raises:
         ValueError: If `read_eval_model` raises it, or the model has no head, labels pixels, or takes images with other
@@ -91,10 +94,10 @@ def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
             f"{source} labels pixels, which its study does outside the model; expected a classifier, such as the zoom "
             "model of the same study"
         )
-    if not config.num_classes:
+    if needs_head and not config.num_classes:
         raise ValueError(
-            f"{source} has no head; expected a classifier: `ropevit probe` measures its features, `ropevit export` and "
-            "model.forward_head(model.forward_features(images)) compute them"
+            f"{source} has no head; expected a classifier: `ropevit predict --features` writes its features, `ropevit "
+            "probe` measures them"
         )
     check_channels(eval_model)
     return eval_model

@@ -1,8 +1,9 @@
 """Classify images: one, or many in batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,9 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import keep_aspect_size, read_image, resize_to, to_tensor
 from ropevit.data.loading import batches
 from ropevit.models.sizes import check_size
+
+#: What a model returns for an image.
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ def classify_files(
         raise ValueError(f"got batch_size={batch_size}; expected at least 1")
     keys = (range(len(files))[start : start + batch_size] for start in range(0, len(files), batch_size))
     for images in batches(FileReader(tuple(files), transform), keys, workers):
-        yield from _classify_batch(model, images, classes, top)
+        yield from by_shape(images, lambda stacked: top_classes(model, stacked, classes, top))
 
 
 @dataclass(frozen=True)
@@ -167,19 +171,24 @@ class FileReader:
             return Unreadable(error)
 
 
-def _classify_batch(
-    model: nn.Module, images: Sequence[Tensor | Unreadable], classes: Sequence[str], top: int
-) -> list[Prediction | Unreadable]:
-    """Classify the readable images of a batch, all images of one shape together."""
+def by_shape(
+    images: Sequence[Tensor | Unreadable], run: Callable[[Float[Tensor, "b c H W"]], Sequence[Result]]
+) -> list[Result | Unreadable]:
+    """Run a model on the readable images of a batch, all images of one shape together.
+
+    Args:
+        images: Images, or why one could not be read.
+        run: Returns a result for each of a batch of images.
+    """
     shapes: dict[torch.Size, list[int]] = {}
     for index, image in enumerate(images):
         if isinstance(image, Tensor):
             shapes.setdefault(image.shape, []).append(index)
-    found: list[Prediction | Unreadable] = list(images)  # pyright: ignore[reportAssignmentType] (all images are replaced)
+    found: list[Result | Unreadable] = list(images)  # pyright: ignore[reportAssignmentType] (all images are replaced)
     for indices in shapes.values():
         stacked = torch.stack([image for index in indices if isinstance(image := images[index], Tensor)])
-        for index, prediction in zip(indices, top_classes(model, stacked, classes, top), strict=True):
-            found[index] = prediction
+        for index, result in zip(indices, run(stacked), strict=True):
+            found[index] = result
     return found
 
 
