@@ -123,7 +123,7 @@ JOURNEYS = {
             "figures all --checkpoint runs/dino --evals scores --out drawn",
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
-        refused("export dino.onnx --checkpoint runs/dino", "is a detector; export supports classifiers and segmenters"),
+        refused("export dino.onnx --checkpoint runs/dino --int8", "got --int8 with a detector; it is for classifiers"),
     ),
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),

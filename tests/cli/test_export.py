@@ -132,7 +132,7 @@ def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, ca
         (["THERE", "--checkpoint", "VIT"], "--overwrite"),
         (["GONE/m.onnx", "--checkpoint", "VIT"], "create it first"),
         (["OUT", "--checkpoint", "FIELD"], "segmentation model of a study"),
-        (["OUT", "--checkpoint", "DETECTOR"], "is a detector; export supports classifiers and segmenters"),
+        (["OUT", "--checkpoint", "DETECTOR"], "detector.safetensors has no readable"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):

@@ -134,7 +134,7 @@ def test_a_file_whose_logits_or_labels_differ_is_a_mismatch(runs):
 
 @pytest.mark.full
 def test_the_example_of_the_guide_labels_a_photo(segmenter, tmp_path, monkeypatch):
-    (code,) = re.findall(r"^```\n(import json\n.*?)^```", DOCS.read_text(), re.M | re.S)
+    (code,) = re.findall(r"^```\n(import json\n[^`]*?segmenter\.onnx.*?)^```", DOCS.read_text(), re.M | re.S)
     shutil.copy(segmenter, tmp_path / "segmenter.onnx")
     Image.effect_noise((90, 70), 90).convert("RGB").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

@@ -15,10 +15,11 @@ import ropevit
 from integrations.exported import tiny
 from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
-from ropevit.integrations.export.check import check, difference
+from ropevit.integrations.export.check import check
 from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import fold_constant_nodes, plain_copy, trace
 from ropevit.kernels import set_backend
+from ropevit.models.exportable import difference
 
 pytestmark = pytest.mark.usefixtures("unchecked_module")
 

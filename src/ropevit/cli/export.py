@@ -1,4 +1,4 @@
-"""`ropevit export`: a classifier or a segmenter as ONNX file or torch.export program."""
+"""`ropevit export`: a classifier, a detector or a segmenter as ONNX file or torch.export program."""
 
 import re
 import sys
@@ -82,11 +82,12 @@ class ExportConfig:
 def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     """Export a model as ONNX or torch.export program, and compare its outputs with the model's.
 
-    Segmenters, with the heads linear and upernet, return label maps and logits, for images of any size.
+    Segmenters return label maps and logits, detectors boxes, scores and labels. Their files pad images of any size.
 
     For example:
       ropevit export model.onnx --checkpoint runs/mine
       ropevit export segmenter.onnx --checkpoint runs/segmenter
+      ropevit export detector.onnx --checkpoint runs/detector
       ropevit export model.onnx --checkpoint runs/study/runs/zoom-rope_mixed-seed0
       ropevit export model.onnx --model rope_mixed_deit_small_patch16_LS --static-size 224x320
       ropevit export small.onnx --model rope_axial_deit_small_patch16_LS --int8
@@ -133,7 +134,7 @@ def _load_dense(
     """
     task = task_of_checkpoint(config.checkpoint, config.weights)
     if task.export is None:
-        raise ValueError(f"{config.checkpoint} is a {task.noun}; export supports classifiers and segmenters")
+        raise ValueError(f"{config.checkpoint} is a {task.noun}, whose task defines no export (TaskSpec.export)")
     if config.model is not None:
         raise ValueError(f"got --model with a {task.noun}, whose file holds the config of its model: leave it out")
     if size or config.int8:

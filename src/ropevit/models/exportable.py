@@ -1,7 +1,8 @@
 """Interface between models and the export to files: the images that a program takes, and its named outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,6 +43,11 @@ class ExportModel(nn.Module):
     """Images that it takes."""
     facts: Mapping[str, Any]
     """Metadata of the file, such as class names and preprocessing; JSON can represent them."""
+    decisions: Mapping[str, Shape] = MappingProxyType({})
+    """Name -> shape of further outputs, if `with_decisions`: choices that a rounding error can reverse. A file is
+    compared with a model that makes the same choices; they are not kept in it."""
+    with_decisions: bool = False
+    """Whether the forward pass returns the decisions after the outputs."""
     notes: tuple[str, ...] = ()
     """Lines for the user, such as what `--scaling auto` found."""
 
@@ -50,9 +56,24 @@ class ExportModel(nn.Module):
 
         Args:
             images: A batch.
-            found: The outputs of the file for it, in their order.
+            found: The outputs of the file for it, in their order, and its decisions, if it has them.
         """
         raise NotImplementedError
+
+
+def difference(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Return the largest absolute difference, and the same relative to the largest expected value; NaN if any is."""
+    return relative((actual - expected).abs().max().item(), expected.abs().max().item())
+
+
+def relative(absolute: float, largest: float) -> tuple[float, float]:
+    """Return an absolute difference, and the same relative to the largest value."""
+    return absolute, absolute / largest if largest else absolute
+
+
+def worst(differences: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the absolute and relative difference whose relative one is largest; NaN is larger than any number."""
+    return max(differences, key=lambda found: (found[1] != found[1], found[1]))
 
 
 def image_spec(model: nn.Module) -> ImageSpec:

@@ -217,6 +217,7 @@ TASKS: dict[str, TaskSpec] = {
             "threshold": PredictOption(float, "minimum score of a detection, from 0 to 1 (default: 0.3)"),
         },
         predict_files=("detections.json",),
+        export=f"{_DETECT}.export:open_export",
         step_spec=f"{_DETECT}.estimate:step_spec",
         recipe_facts=f"{_DETECT}.recipes:recipe_facts",
         load=f"{_DETECT}.model:load_detector",

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.models.exportable import ExportModel, image_spec
+from ropevit.models.exportable import ExportModel, difference, image_spec
 
 #: Default tolerance on the largest difference, relative to the largest output: far above rounding errors.
 TOLERANCE = 1e-4
@@ -56,13 +55,6 @@ def compare(run: Run, model: nn.Module, size: tuple[int, int] | None) -> tuple[D
             absolute, relative = difference(found[0], model(images))
         differences.append(Difference(shape=shape, absolute=absolute, relative=relative))
     return tuple(differences)
-
-
-def difference(actual: Float[Tensor, "*B K"], expected: Float[Tensor, "*B K"]) -> tuple[float, float]:
-    """Return the largest absolute difference, and the same relative to the largest expected output; NaN if any is."""
-    absolute = (actual - expected).abs().max().item()
-    largest = expected.abs().max().item()
-    return absolute, absolute / largest if largest else absolute
 
 
 def check(differences: Sequence[Difference], tolerance: float) -> None:

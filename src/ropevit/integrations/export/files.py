@@ -30,6 +30,9 @@ METADATA_FILE = "ropevit.json"
 
 _INPUT = "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
 
+#: Largest size in bytes of the weights in an ONNX file: the limit of protobuf, less room for the graph.
+ONNX_BYTES = 2**31 - 2**25
+
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
@@ -89,7 +92,7 @@ def export_onnx(
         size: Fixed height and width in pixels; None keeps them dynamic.
         fold_constants: Precompute everything that depends on the size only (cosines and sines, masks, embeddings), so
             that all shapes are constant, as TensorRT prefers. Requires `size`.
-        int8: Dynamic int8 quantization of the linear layers, for CPUs.
+        int8: Dynamic int8 quantization of the linear layers of a classifier, for CPUs.
         tolerance: Largest allowed difference from the model in float32, relative to the largest output.
         overwrite: Replace an existing file.
         preprocessing: `classes`, `mean`, `std` and `resize` of a classifier, stored in the file's metadata; an
@@ -106,13 +109,16 @@ def export_onnx(
     from ropevit.integrations.export import onnx_files
     from ropevit.integrations.export.graph import OPSET
 
+    _check_onnx_bytes(model)
     job = prepare(model, path, "onnx", size, fold_constants, overwrite)
     if int8 and isinstance(job.model, ExportModel):
         raise ValueError(f"got int8=True (--int8) for task {job.model.task}; int8 is for classifiers: leave it out")
-    metadata = job.metadata(**preprocessing)
+    metadata, decisions = job.metadata(**preprocessing), job.request_decisions()
     with renamed_at_exit(job.path) as temporary:
-        run = onnx_files.write(job.trace(), temporary, job.outputs, metadata, job.images.multiple)
+        run = onnx_files.write(job.trace(), temporary, {**job.outputs, **decisions}, metadata, job.images.multiple)
         differences = _compare_and_check(run, job, tolerance)
+        if decisions:
+            onnx_files.keep_outputs(temporary, len(job.outputs))
         quantized = _compare_and_check(onnx_files.quantize(temporary), job, math.inf) if int8 else ()
     return job.report(differences, opset=OPSET, int8_differences=quantized)
 
@@ -174,6 +180,13 @@ class ExportJob:
             raise ValueError(f"got {', '.join(preprocessing)} for task {self.model.task}, whose model has its own")
         return module_metadata(self.model)
 
+    def request_decisions(self) -> Mapping[str, Shape]:
+        """Let the model return its decisions, too, and return their shapes by name; empty if it has none."""
+        if not isinstance(self.model, ExportModel):
+            return {}
+        self.model.with_decisions = bool(self.model.decisions)
+        return self.model.decisions
+
     def trace(self) -> ExportedProgram:
         """Trace the model to a torch.export program."""
         with quiet():
@@ -217,6 +230,16 @@ def prepare(
     if size is not None:
         check_size(*size, image_spec(plain).multiple)
     return ExportJob(model=plain, path=path, format=form, size=size, fold_constants=fold_constants)
+
+
+def _check_onnx_bytes(model: nn.Module) -> None:
+    """Raise ValueError for a model with more weights than an ONNX file holds."""
+    count = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
+    if count > ONNX_BYTES:
+        raise ValueError(
+            f"got a model with {count / 1e9:.1f} GB of weights, too large for an ONNX file, which holds "
+            f"{ONNX_BYTES / 1e9:.1f} GB; export a program of torch.export: --format torch (export_torch)"
+        )
 
 
 def check_target(path: str | os.PathLike[str], form: str, overwrite: bool) -> Path:

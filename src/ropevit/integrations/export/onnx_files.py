@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import ir
 from torch import Tensor
@@ -30,6 +31,14 @@ def write(
         ir.save(model, path)
         onnx.checker.check_model(path, full_check=True)
     return runner(path)
+
+
+def keep_outputs(path: Path, count: int) -> None:
+    """Remove all outputs of a file but the first ones, and what only the others need."""
+    model = ir.load(path)
+    del model.graph.outputs[count:]
+    RemoveUnusedNodesPass()(model)
+    ir.save(model, path)
 
 
 def runner(path: Path) -> Run:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ropevit.tasks.detect.boxes import Predictions, Target
@@ -13,7 +13,7 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.decoder import Decoder, Queries
 from ropevit.tasks.detect.denoising import DenoisingGroups, denoising_queries, make_denoising_groups
 from ropevit.tasks.detect.layers import MLP, encoder_layers, position_maps, set_checkpointing
-from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose_boxes
+from ropevit.tasks.detect.levels import Levels, flatten, gather_rows, make_levels, propose_boxes
 from ropevit.tasks.detect.neck import Neck
 
 #: Predicted probability of every class at initialization.
@@ -32,6 +32,30 @@ class Output:
     """Predictions of the denoising queries, after each layer; empty if there are none."""
     groups: DenoisingGroups | None
     """Layout of the denoising queries; None if there are none."""
+
+
+class TopTokens(nn.Module):
+    """Choose the tokens with the highest scores; a module, so that hooks see the choice.
+
+    Args:
+        count: Number of tokens, Q.
+    """
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, scores: Float[Tensor, "B N"]) -> Int[Tensor, "B Q"]:
+        """Return their indices, by descending score.
+
+        Raises:
+            ValueError: If there are fewer tokens.
+        """
+        if scores.shape[1] < self.count:
+            raise ValueError(
+                f"got {scores.shape[1]} tokens for queries={self.count}; use larger images or fewer queries"
+            )
+        return scores.topk(self.count, dim=1).indices
 
 
 class Dino(nn.Module):
@@ -57,6 +81,7 @@ class Dino(nn.Module):
         self.encoder_layers = encoder_layers(config)
         self.token_projection, self.token_norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.query_embedding = nn.Embedding(config.queries, width)
+        self.top_tokens = TopTokens(config.queries)
         self.label_embedding = nn.Embedding(config.classes, width)
         self.decoder = Decoder(config)
         heads = range(config.decoder_layers + 1)  # the last ones are for the encoder's tokens
@@ -138,19 +163,16 @@ class Dino(nn.Module):
 
         Source: Zhang et al. 2022 (arXiv:2203.03605), 3.4.
         """
-        count = self.config.queries
-        if memory.shape[1] < count:
-            raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; use larger images or fewer queries")
         proposals, usable = propose_boxes(levels)
         tokens = self.token_norm(self.token_projection(memory.masked_fill(~usable[..., None], 0)))
         scores = self.class_heads[-1](tokens.detach()).amax(
             -1
         )  # no no_grad: autocast would cache casts without gradients
-        chosen = scores.topk(count, dim=1).indices[..., None]
-        tokens = tokens.take_along_dim(chosen, 1)
-        boxes = (self.box_heads[-1](tokens) + proposals.take_along_dim(chosen, 1)).sigmoid()
-        queries = self.query_embedding(torch.arange(count, device=memory.device))  # a call of the module, for its hooks
-        content = queries.expand(len(memory), -1, -1)
+        chosen = self.top_tokens(scores)
+        tokens = gather_rows(tokens, chosen)
+        boxes = (self.box_heads[-1](tokens) + gather_rows(proposals, chosen)).sigmoid()
+        numbers = torch.arange(self.config.queries, device=memory.device)
+        content = self.query_embedding(numbers).expand(memory.shape[0], -1, -1)  # a call of the module, for its hooks
         return Predictions(self.class_heads[-1](tokens), boxes), Queries(content, boxes.detach())
 
     def add_denoising(self, queries: Queries, groups: DenoisingGroups | None, targets: Sequence[Target]) -> Queries:

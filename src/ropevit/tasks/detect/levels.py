@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,11 +89,11 @@ def make_levels(maps: Sequence[Tensor], padding: Bool[Tensor, "B H W"] | None) -
         ValueError: If the mask is for another number of images.
     """
     shapes = tuple((x.shape[2], x.shape[3]) for x in maps)
-    count, device = len(maps[0]), maps[0].device
+    count, device = maps[0].shape[0], maps[0].device
     if padding is None:
         return Levels(shapes, tuple(torch.ones(count, *shape, dtype=torch.bool, device=device) for shape in shapes))
-    if len(padding) != count:
-        raise ValueError(f"got padding of {len(padding)} images with maps of {count}; expected one mask per image")
+    if padding.shape[0] != count:
+        raise ValueError(f"got padding of {padding.shape[0]} images with maps of {count}; expected one mask per image")
     pixels = padding[None].to(device, torch.float32)
     return Levels(shapes, tuple(~F.interpolate(pixels, size=shape)[0].bool() for shape in shapes))
 
@@ -101,6 +101,11 @@ def make_levels(maps: Sequence[Tensor], padding: Bool[Tensor, "B H W"] | None) -
 def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
     """Concatenate the tokens of maps (B, C, h, w)."""
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+
+
+def gather_rows(x: Float[Tensor, "B N c"], indices: Int[Tensor, "B n"]) -> Float[Tensor, "B n c"]:
+    """Select rows of each image; `take_along_dim` would fix the batch size of a traced program."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[2]))
 
 
 def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
