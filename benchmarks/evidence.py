@@ -5,6 +5,7 @@
     nice -n 19 python benchmarks/evidence.py --arms tested # only the trainings that the tests use
     nice -n 19 python benchmarks/evidence.py --arms rope_star "rope_mixed_decay sizes" --panels field
     nice -n 19 python benchmarks/evidence.py --rerun       # train some of them again: the noise of a rerun
+    nice -n 19 python benchmarks/evidence.py --scaled      # train some again, and evaluate with scaling methods, too
     nice -n 19 python benchmarks/evidence_drawings.py      # what other drawings would change
     python benchmarks/evidence_report.py                   # tables and tests, from what there is
     python benchmarks/evidence_figure.py --out FILE.png    # the curves that a reader chooses between
@@ -52,6 +53,12 @@ in bfloat16 (`--rerun`); these lines have `rerun` set and take no part in the te
 - The trainings that the tests use ran first (`--arms tested`), so other arms have fewer seeds at first.
 - Reruns with one thread, as the first time, are of every arm in the table of the tests, at one seed: other
   processors, and models for `evidence_drawings.py`, which measures what other drawings would change.
+- Added on 30 November 2026, when the four tests were known and before its own trainings; exploratory, in no test: do a
+  distance bias and a scaling method together what neither does alone, keep the score in `field` and in `far`? Asked of
+  `rope_mixed_decay` and `rope_mixed_gaussian` at 3x and 4x, each with the two scaling methods of `SCALING`: in `far`
+  over the same weights without scaling and over RoPE-Mixed with `parts(slow=0.5,fast=1)+log`; in `field` over the same
+  weights without scaling and over RoPE-Mixed in tiles. And of `rope_mixed sizes`: does scaling add to random sizes?
+  All eight seeds, trained again with the same settings (`--scaled`, lines with `rerun` set).
 """
 
 import argparse
@@ -139,6 +146,9 @@ TESTED = {
 RERUNS = [(Arm(name), seed) for name in ROTATIONS for seed in SEEDS[:2]]
 RERUN_SETTINGS = {"2 threads": (2, torch.float32), "bfloat16": (1, torch.bfloat16)}
 SAME_SETTINGS = "1 thread"
+#: Reruns that are evaluated with scaling methods, too.
+WITH_SCALING = "1 thread, with scaling"
+SCALED_ARMS = tuple(ARMS[name] for name in ("rope_mixed_decay", "rope_mixed_gaussian", "rope_mixed sizes"))
 
 
 class TransposedPanel(FieldPanel):
@@ -196,6 +206,11 @@ def plan(arms: tuple[Arm, ...], names: list[str], rerun: bool) -> Iterator[tuple
             yield from ((name, arm, seed, "") for name in names if name == "field" or arm.training != "transposed")
 
 
+def plan_scaled(names: list[str]) -> Iterator[tuple[str, Arm, int, str]]:
+    """Yield panel, arm, seed and rerun of the trainings that are evaluated with scaling methods, too."""
+    yield from ((name, arm, seed, WITH_SCALING) for seed in SEEDS for arm in SCALED_ARMS for name in names)
+
+
 def key(name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
     """Return the entries that identify a training in the results."""
     return {"panel": name, "arm": str(arm), "seed": seed, "rerun": rerun}
@@ -208,7 +223,7 @@ def read(path: Path = RESULTS) -> list[dict[str, Any]]:
 
 def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
     """Train and evaluate a model, from its checkpoint if there is one, and return its line of the results."""
-    threads, dtype = RERUN_SETTINGS.get(rerun, (1, torch.float32))  # nothing or SAME_SETTINGS: the first settings
+    threads, dtype = RERUN_SETTINGS.get(rerun, (1, torch.float32))  # others: the first settings
     torch.set_num_threads(threads)
     run = Run(
         panel=name,
@@ -225,7 +240,7 @@ def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, An
         dtype=dtype,
         report=lambda _: None,
         should_stop=lambda: False,
-        scaling=SCALING[name] if str(arm) in ROTATIONS else (),
+        scaling=SCALING[name] if str(arm) in ROTATIONS or rerun == WITH_SCALING else (),
     )
     begin = time.process_time()
     result = train(job)
@@ -263,6 +278,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=[*GROUPS, *ARMS], default=["all"], metavar="ARM")
     parser.add_argument("--panels", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rerun", action="store_true", help="measure the noise of a rerun")
+    parser.add_argument("--scaled", action="store_true", help="train again, and evaluate with scaling methods, too")
     parser.add_argument("--floors", action="store_true", help="write the scores of models that learned nothing")
     arguments = parser.parse_args()
     if arguments.floors:
@@ -272,9 +288,11 @@ def main() -> None:
                     write(floors(panels(seed)[name], name, seed))
         return
     arms = tuple(dict.fromkeys(arm for given in arguments.arms for arm in GROUPS.get(given) or [ARMS[given]]))
-    for name, arm, seed, rerun in plan(arms, arguments.panels, arguments.rerun):
+    scaled = arguments.scaled
+    for training in plan_scaled(arguments.panels) if scaled else plan(arms, arguments.panels, arguments.rerun):
+        name, arm, _, _ = training
         if arguments.arms != ["tested"] or str(arm) in TESTED[name]:
-            do_missing(name, arm, seed, rerun)
+            do_missing(*training)
 
 
 def do_missing(name: str, arm: Arm, seed: int, rerun: str) -> None:
