@@ -14,7 +14,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from evidence import BIASES, FLOOR, GROUPS, RANDOM_SIZES, RESULTS, ROTATIONS, SCALING, SEEDS, SIZES, TESTED, read
+from evidence import (
+    BIASES,
+    FLOOR,
+    GROUPS,
+    RANDOM_SIZES,
+    RESULTS,
+    ROTATIONS,
+    SCALED_ARMS,
+    SCALING,
+    SEEDS,
+    SIZES,
+    TESTED,
+    WITH_SCALING,
+    read,
+)
 from pooled import table
 from scipy import stats
 
@@ -333,6 +347,23 @@ def average_cell(scores: Scores, pairs: Sequence[tuple[str, str]], size: int) ->
     return difference_cell([float(np.mean(values)) for values in zip(*parts, strict=True)])
 
 
+def scaled_table(lines: Sequence[Mapping[str, Any]], panel: str) -> list[str]:
+    """Return the table of arms trained again and evaluated with scaling methods: score, and paired differences.
+
+    Each is compared with its own weights without scaling, and with RoPE-Mixed without another training (`REFERENCES`).
+    """
+    again = gather(lines, WITH_SCALING)
+    scores = {**gather(lines), **again}
+    mixed, sizes = Curve(panel, "rope_mixed", REFERENCES[panel]), SIZES[panel][1:]
+    rows = []
+    for curve in (Curve(panel, str(arm), method) for arm in SCALED_ARMS for method in SCALING[panel]):
+        if curve in again and is_whole(again, curve):
+            rows.append([str(curve), *(score_cell(list(scores[curve][size].values())) for size in sizes)])
+            for name, below in (("itself without scaling", curve._replace(mode="whole")), (str(mixed), mixed)):
+                rows.append([f"over {name}", *(compare(scores, curve, below, size) for size in sizes)])
+    return table([f"{panel}: with scaling", *map(str, sizes)], rows) if rows else []
+
+
 def compare(scores: Scores, above: Curve, below: Curve, size: int) -> str:
     """Return the cell of a difference at a size; empty where one of both has no scores or nothing differs."""
     if size not in scores[above] or size not in scores[below]:
@@ -384,6 +415,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found += [baseline_table(scores, panel) for panel in BASELINES if panel in panels]
     found += [kept_table(scores, panel) for panel in panels]
     found.append(pair_table(scores))
+    found += [scaled for panel in panels if (scaled := scaled_table(lines, panel))]
     return [*found, noise_table(lines)] if any(line["rerun"] for line in lines) else found
 
 

@@ -164,6 +164,45 @@ def test_pairs_of_arms_are_compared_once_both_have_every_seed(monkeypatch):
 
 
 @pytest.mark.usefixtures("three_seeds")
+def test_arms_with_scaling_are_compared_with_themselves_and_with_the_reference():
+    """With scaling the arm is 1 point above its own weights and, as above, 1, 2, 3 points above the other's tiles."""
+    arm = evidence.SCALED_ARMS[0]
+    again = [
+        evidence.key("field", arm, seed, evidence.WITH_SCALING)
+        | {"scores": {"whole": {"64": 29.0 + 1.5 * seed}, "log": {"64": 30.0 + 1.5 * seed}}}
+        for seed in (1, 2, 3)
+    ]
+    found = [*made_up(), *again]
+    for line in found:  # every size is there
+        for scores in line["scores"].values():
+            scores |= dict.fromkeys(("96", "128"), scores["64"])
+    rows = report.scaled_table(found, "field")
+    assert rows[0] == "| field: with scaling | 64 | 96 | 128 |"
+    half = report.interval((1.5, 3.0, 4.5))[1]
+    cell = f"+3.0 ± {half:.1f}"
+    assert rows[2:] == [
+        "| `rope_mixed_decay`, `log` | 33.0 (1.5) | 33.0 (1.5) | 33.0 (1.5) |",
+        "| over itself without scaling | **+1.0 ± 0.0** | **+1.0 ± 0.0** | **+1.0 ± 0.0** |",
+        f"| over `rope_mixed`, in tiles | {cell} | {cell} | {cell} |",
+    ]
+    assert report.scaled_table(found[:-1], "field") == []
+
+
+def test_trainings_with_scaling_are_in_no_other_table_and_evaluate_every_method(first_panels, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(
+        evidence, "train", lambda job: jobs.append(job) or {"scores": {}, "scaled": {}, "baselines": {}}
+    )
+    name, arm, seed, how = next(evidence.plan_scaled(["far"]))
+    line = evidence.do(first_panels[name], name, arm, seed, how)
+    evidence.do(first_panels[name], name, arm, seed, "")
+    assert [job.scaling for job in jobs] == [evidence.SCALING["far"], ()]
+    assert jobs[0].run == jobs[1].run
+    assert jobs[0].folder != jobs[1].folder
+    assert report.gather([line]) == {}
+
+
+@pytest.mark.usefixtures("three_seeds")
 def test_an_arm_without_every_seed_is_compared_apart():
     scores = report.gather([line for line in made_up() if (line["arm"], line["seed"]) != ("ape", 3)])
     half = report.interval((1.0, 2.0))[1]
