@@ -13,20 +13,15 @@ from PIL import Image
 
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
-from ropevit.cli.predict_features import build_at_size, loader_options, write_features
-from ropevit.cli.predictions import Predictions, make_table
+from ropevit.cli.predict_classes import classify_images
+from ropevit.cli.predict_features import write_features
+from ropevit.cli.predictions import make_table
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
-from ropevit.tasks.classify.eval_model import class_names, open_eval_model
-from ropevit.tasks.classify.inference_modes import TiledClassifier
-from ropevit.tasks.classify.predict import classify_files
 from ropevit.tasks.predictions import Summary, check_out, new_folder, png_names
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
 from ropevit.tasks.runs.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
-
-#: Default of --topk (classifiers).
-TOPK = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,28 +125,9 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     if task is TASKS[CLASSIFY] and config.option("features"):
         write_features(config, files, device)
     elif task is TASKS[CLASSIFY]:
-        _classify_images(config, files, device)
+        classify_images(config, files, device)
     else:
         _predict_images(config, files, task, device)
-
-
-def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: torch.device) -> None:
-    """Classify the images; print the results, and write them to --out."""
-    console = Console()
-    with console.status("loading the model"):
-        eval_model = open_eval_model(config.option("model"), config.checkpoint, config.weights)
-        classes, mode = class_names(eval_model), config.option("inference_mode") or "whole"
-        model, model_input = build_at_size(config, eval_model, console)
-    if mode == "tiles":
-        model = TiledClassifier(model, eval_model.trained_at)
-    options = {"top": config.option("topk") or TOPK, **loader_options(config, files)}
-    predictions = Predictions(console, files, config.out)
-    with nullcontext() if config.out is None else new_folder(config.out):
-        predictions.run(
-            classify_files(model.to(device), [file.path for file in files], model_input, classes, **options)
-        )
-    if predictions.unreadable:
-        sys.exit(2)
 
 
 def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: TaskSpec, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""`ropevit predict --features`: features of images, a file for each; and the model and images of all classifiers."""
+"""`ropevit predict --features`: features of images, a file for each."""
 
 import sys
 from collections.abc import Sequence
@@ -9,53 +9,19 @@ import torch
 
 from ropevit.cli.console import Console, print_line
 from ropevit.cli.errors import show_error
+from ropevit.cli.predict_classes import build_at_size, loader_options
 from ropevit.cli.predictions import show_progress
 from ropevit.data.listing import ImageFile
-from ropevit.models import set_scaling
-from ropevit.models.architectures import Model
-from ropevit.tasks.classify.eval_model import EvalModel, config_at, open_eval_model, scaling_for
+from ropevit.tasks.classify.eval_model import open_eval_model
 from ropevit.tasks.classify.features import extract_files
-from ropevit.tasks.classify.predict import InputTransform, Unreadable
+from ropevit.tasks.classify.predict import Unreadable
 from ropevit.tasks.predictions import check_out, new_folder, png_names
 
 if TYPE_CHECKING:
     from ropevit.cli.predict import PredictConfig
 
-#: Default of --batch-size.
-BATCH = 32
-#: Default number of DataLoader workers, and the number of images from which they are worth starting.
-WORKERS, MANY = 4, 64
 #: Default of --out.
 FEATURES = Path("features")
-
-
-def loader_options(config: "PredictConfig", files: Sequence[ImageFile]) -> dict[str, int]:
-    """Return batch size and workers."""
-    workers = config.option("workers")
-    workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers
-    return {"batch_size": config.option("batch_size") or BATCH, "workers": workers}
-
-
-def build_at_size(config: "PredictConfig", eval_model: EvalModel, console: Console) -> tuple[Model, InputTransform]:
-    """Build the model at the size asked for, with the scaling asked for, and the preprocessing of its images."""
-    mode = config.option("inference_mode") or "whole"
-    model = eval_model.build(config_at(eval_model, config.size if mode == "whole" else ()))
-    if (scaling := config.option("scaling")) is not None:
-        scaling, choice = scaling_for(eval_model, scaling, config.option("model"), config.checkpoint)
-        set_scaling(model, scaling)
-        if choice is not None:
-            print_line(console, choice.describe())
-    size = config.size or (model.config.img_size[:1] if config.option("keep_aspect") else model.config.img_size)
-    return model, InputTransform(
-        size=size,
-        multiple=model.config.multiple,
-        keep_aspect=bool(config.option("keep_aspect")),
-        resize=eval_model.trained_at if mode == "resize" else None,
-        crop=eval_model.family_crop or 1.0,
-        squash=eval_model.squash,
-        mean=eval_model.mean,
-        std=eval_model.std,
-    )
 
 
 def write_features(config: "PredictConfig", files: Sequence[ImageFile], device: torch.device) -> None:
