@@ -15,7 +15,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.tasks.classify.eval_model import open_eval_model
 from ropevit.tasks.classify.features import extract_files
 from ropevit.tasks.classify.predict import Unreadable
-from ropevit.tasks.predictions import check_out, new_folder, png_names
+from ropevit.tasks.predictions import new_folder, png_names
 
 if TYPE_CHECKING:
     from ropevit.cli.predict import PredictConfig
@@ -33,7 +33,6 @@ def write_features(config: "PredictConfig", files: Sequence[ImageFile], device: 
     if config.option("topk") is not None or config.option("inference_mode") not in (None, "whole"):
         raise ValueError("got --features with --topk or --inference-mode, which are for classes: omit them")
     console, out = Console(), config.out or FEATURES
-    check_out(out)
     names = [str(PurePosixPath(name).with_suffix(".safetensors")) for name in png_names(files)]
     unreadable = 0
     with new_folder(out):
