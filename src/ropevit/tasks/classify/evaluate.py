@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -294,13 +295,13 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),
-        mistakes=_draw_mistakes(log.gather(communicator), view, inputs),
+        mistakes=partial(_draw_mistakes, log.gather(communicator), view, inputs),
     )
 
 
 def _draw_mistakes(predictions: Sequence[Prediction], view: View, inputs: EvalInputs) -> dict[str, bytes]:
-    """Return the files about the mistakes at a size, in the main process; none without predictions."""
-    if not predictions or not inputs.context.is_main_process:
+    """Return the files about the mistakes at a size; none without predictions."""
+    if not predictions:
         return {}
     title = f"{inputs.eval_model.name} on {inputs.source.name}, {view.size} px"
     transform = eval_transform(view.size, view.crop, view.squash)

@@ -1,7 +1,9 @@
 """Evaluation of a segmenter at several image sizes."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -39,7 +41,6 @@ from ropevit.tasks.evaluation.loop import (
     evaluate_sizes,
     weights_and_name,
 )
-from ropevit.tasks.evaluation.report import nearest_size
 from ropevit.tasks.evaluation.results import hash_weights
 from ropevit.tasks.evaluation.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.tasks.registry import TASKS
@@ -294,16 +295,12 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     views += [] if scaling is None else [f"scaling {scaling}"]
     trained_at = inputs.info.metadata["test_short"]
     fields = plan_fields(inputs, path, name, trained_at, SIZE_FACTORS)
-    nearest = nearest_size(fields["sizes"], trained_at)
     classes = {str(label): each for label, each in enumerate(source.classes, 1)}
 
     def evaluate_and_confuse(size: int) -> SizeEvaluation:
         found, counts = evaluate_counts(size, inputs)
-        if size != nearest or not inputs.context.is_main_process:
-            return found
-        pairs = {(true, predicted): float(counts[true, predicted]) for true, predicted in counts.nonzero().tolist()}
         title = f"{name} on {fields['data']}, {size} px"
-        return replace(found, mistakes=confusion_files(pairs, classes, title, "pixels"))
+        return replace(found, mistakes=partial(_confused_pixels, counts, classes, title))
 
     return EvalPlan(
         **fields,
@@ -316,6 +313,12 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
         baselines=_baselines(inputs, trained_at),
         notes=() if inputs.tuned is None else (inputs.tuned.describe_for(source.name),),
     )
+
+
+def _confused_pixels(counts: Float[Tensor, "K K"], classes: Mapping[str, str], title: str) -> dict[str, bytes]:
+    """Return the files about pixels of one class that are labeled as another."""
+    pairs = {(true, predicted): float(counts[true, predicted]) for true, predicted in counts.nonzero().tolist()}
+    return confusion_files(pairs, classes, title, "pixels")
 
 
 def hash_files(source: AdeSource) -> str:
