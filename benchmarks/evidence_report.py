@@ -39,6 +39,8 @@ BASELINES = {"field": "tiles", "zoom": "resize"}
 #: How RoPE-Mixed is evaluated above the training size, where nothing is trained again: the reference of differences.
 REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
+#: Seeds of H5: one was known when it was written down.
+SEEDS_OF_5 = SEEDS[1:]
 #: Pairs of arms of `field`, and what differs between them. Chosen when H1 and H4 were known: exploratory.
 PAIRS = (
     ("learning and directions, base 10", "rope_mixed", "rope_axial:theta=10"),
@@ -364,6 +366,33 @@ def scaled_table(lines: Sequence[Mapping[str, Any]], panel: str) -> list[str]:
     return table([f"{panel}: with scaling", *map(str, sizes)], rows) if rows else []
 
 
+def hypothesis_5(lines: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    """Random sizes with scaling above one size with the same, at 3x and 4x in `field` and `far`; [] if seeds lack."""
+    scores, again = (gather(lines, how) for how in ("", WITH_SCALING))
+    found = []
+    for panel in ("field", "far"):
+        method = SCALING[panel][-1]
+        below, above = Curve(panel, "rope_mixed", method), Curve(panel, "rope_mixed sizes", method)
+        for size in SIZES[panel][2:]:
+            first, second = (at.get(curve, {}).get(size, {}) for at, curve in ((again, above), (scores, below)))
+            values = [first[seed] - second[seed] for seed in SEEDS_OF_5 if seed in first and seed in second]
+            if len(values) < len(SEEDS_OF_5):
+                return []
+            found.append(Difference(above, below, size, tuple(values)))
+    return found
+
+
+def fifth_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of H5, a test of its own; nothing while a training is missing."""
+    parts = hypothesis_5(lines)
+    if not parts:
+        return []
+    held = max(part.p for part in parts) <= LEVEL
+    rows = [["", *part.cells()[:-1]] for part in parts]
+    rows[0][0] = "holds" if held else "not shown"
+    return table(["H5", "part", "difference", "bootstrap", "p"], rows)
+
+
 def compare(scores: Scores, above: Curve, below: Curve, size: int) -> str:
     """Return the cell of a difference at a size; empty where one of both has no scores or nothing differs."""
     if size not in scores[above] or size not in scores[below]:
@@ -415,7 +444,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found += [baseline_table(scores, panel) for panel in BASELINES if panel in panels]
     found += [kept_table(scores, panel) for panel in panels]
     found.append(pair_table(scores))
-    found += [scaled for panel in panels if (scaled := scaled_table(lines, panel))]
+    found += [rows for rows in (fifth_table(lines), *(scaled_table(lines, panel) for panel in panels)) if rows]
     return [*found, noise_table(lines)] if any(line["rerun"] for line in lines) else found
 
 

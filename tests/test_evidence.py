@@ -188,6 +188,41 @@ def test_arms_with_scaling_are_compared_with_themselves_and_with_the_reference()
     assert report.scaled_table(found[:-1], "field") == []
 
 
+def scaled_lines(first, better):
+    """Random sizes trained again and evaluated with scaling: the scores of RoPE-Mixed with it, and more."""
+    random = np.random.default_rng(1)
+    return [
+        {**line, "arm": "rope_mixed sizes", "rerun": evidence.WITH_SCALING}
+        | {
+            "scores": {
+                how: {size: found[size] + better(line["panel"], int(size)) + random.normal(0, 0.1) for size in found}
+            }
+        }
+        for line in first
+        if line["arm"] == "rope_mixed" and line["panel"] != "zoom"
+        for how, found in [(evidence.SCALING[line["panel"]][-1], line["scores"][evidence.SCALING[line["panel"]][-1]])]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("better", "verdict"),
+    [
+        (lambda *_: 9.0, "holds"),
+        (lambda panel, size: 9.0 * (panel == "far" or size != 128), "not shown"),
+        (lambda panel, _: 9.0 * (panel == "field"), "not shown"),
+    ],
+)
+def test_the_fifth_hypothesis_needs_both_sizes_of_both_panels(better, verdict):
+    first = lines()
+    again = scaled_lines(first, better)
+    rows = report.fifth_table([*first, *again])[2:]
+    assert rows[0].startswith(f"| {verdict} | `field` at 96 px: `rope_mixed sizes`, `parts(slow=0.5,fast=1)+log` over")
+    assert len(rows) == 4
+    known = [line for line in again if line["seed"] != 300]
+    assert report.fifth_table([*first, *known])[2:] == rows  # seed 300 was known and takes no part
+    assert report.fifth_table([*first, *known[:-1]]) == []
+
+
 def test_trainings_with_scaling_are_in_no_other_table_and_evaluate_every_method(first_panels, monkeypatch):
     jobs = []
     monkeypatch.setattr(
