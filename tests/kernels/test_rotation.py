@@ -13,7 +13,7 @@ from marks import by_default, in_turn
 from ropevit.kernels import BACKENDS, register_backend, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, interpreted, resolve_backend, rotate_op, triton_available
 from ropevit.models import layers
-from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
+from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate, rotation_angles
 
 #: Largest error allowed, relative to the largest value: a few roundings of the dtype.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
@@ -90,6 +90,44 @@ def test_values_and_all_gradients_are_those_of_the_reference(backend, dtype, sha
     assert torch.equal(found[2], given[0][:, :, 2].transpose(1, 2))  # values and prefix tokens stay to the bit
     for part in range(2):
         assert torch.equal(found[part][:, :, : shape[2]], given[0][:, : shape[2], part].transpose(1, 2))
+
+
+@pytest.mark.parametrize("backend", FUSED[:1], indirect=True)
+def test_bfloat16_is_rounded_to_nearest(backend):
+    """Each number of a pair (x, 0) is one product, so its rounding can be checked to the bit."""
+    x = torch.randn(2, 6, 3, 2, 36, 2).to(torch.bfloat16)
+    x[..., 1] = 0
+    positions, frequencies = grid_positions(2, 3), mixed_frequencies(72, 2)
+    angles = rotation_angles(positions, frequencies)
+    q, k, _ = rotate_qkv(x.flatten(-2), positions, frequencies, backend=backend)
+    for part, found in enumerate((q, k)):
+        exact = x[:, :, part, ..., 0].transpose(1, 2).float()
+        wanted = torch.stack([exact * angles.cos(), exact * angles.sin()], dim=-1).flatten(-2).to(torch.bfloat16)
+        assert (found == wanted).float().mean() > 0.99  # but where the cosine's own error of 1e-7 tips the balance
+
+
+@pytest.mark.parametrize("backend", FUSED[:1], indirect=True)
+def test_a_rotation_by_nothing_keeps_every_normal_bfloat16(backend):
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    q = torch.stack([bits, torch.zeros_like(bits)], dim=-1).reshape(1, 512, 1, 4, 64).expand(1, 512, 3, 4, 64)
+    found, *_ = rotate_qkv(q, torch.zeros(512, 2), torch.zeros(2, 32), backend=backend)
+    first, second = found.transpose(1, 2).reshape(-1, 2).unbind(-1)
+    finite = bits.isfinite()
+    normal = finite & (bits.abs() >= torch.finfo(torch.bfloat16).smallest_normal)
+    assert torch.equal(first[normal], bits[normal])
+    assert (first - bits)[finite].abs().max() < torch.finfo(torch.bfloat16).smallest_normal
+    assert second[finite].eq(0).all()
+    assert first[bits.isnan()].isnan().all()
+
+
+def test_a_tensor_that_was_saved_for_a_gradient_is_not_changed_unnoticed(backend):
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    for learned in (False, True):
+        saved = qkv.clone().requires_grad_().exp()  # its gradient needs the result
+        with nullcontext() if learned else torch.no_grad():
+            rotate_qkv(saved, positions, frequencies, prefix, inplace=True, backend=backend)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            saved.sum().backward()
 
 
 def test_the_reference_is_that_of_rotate_and_passes_gradcheck():

@@ -14,6 +14,11 @@ AVX2 = "ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm avx avx2 fma f16c bmi1 bmi2 movb
     ("machine", "features", "names"),
     [
         ("x86_64", f"{AVX2} avx512f avx512bw avx512cd avx512dq avx512vl amx_tile", ["x86-64-v4", "x86-64-v3"]),
+        (
+            "x86_64",
+            f"{AVX2} avx512f avx512bw avx512cd avx512dq avx512vl avx512_bf16",
+            ["x86-64-v4-bf16", "x86-64-v4", "x86-64-v3"],
+        ),
         ("x86_64", f"{AVX2} avx512f", ["x86-64-v3"]),
         ("x86_64", AVX2.replace("popcnt ", ""), []),  # as a virtual machine may hide it
         ("aarch64", "fp asimd", ["armv8"]),

@@ -10,10 +10,10 @@ def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_toke
     """Rotate q and k of a projection (B, N, 3, A, D) in place; arguments as in `rotate_qkv`."""
     if not qkv.numel():
         return
-    parts = [part.transpose(1, 2) for part in qkv.unbind(2)]
+    images, tokens, _, heads, channels = qkv.shape
     positions, frequencies = canonicalize(positions, frequencies)
-    arguments = native.make_arguments(parts[0], positions, frequencies, num_prefix_tokens)
-    native.set_tensors(arguments.part, arguments.stride, parts)
+    arguments = native.make_arguments((images, heads, tokens, channels), positions, frequencies, num_prefix_tokens)
+    native.set_projection(arguments, qkv)
     native.call("forward", qkv.dtype, arguments)
 
 
@@ -42,7 +42,7 @@ def backward(
     pos, freqs = canonicalize(positions, frequencies)
     grad_angle = freqs.new_zeros(pos.shape[0], pos.shape[1], *freqs.shape[1:]) if rotated else None
     if grad_qkv.numel():
-        arguments = native.make_arguments(gradients[0], pos, freqs, num_prefix_tokens)
+        arguments = native.make_arguments(gradients[0].shape, pos, freqs, num_prefix_tokens)
         native.set_tensors(arguments.part, arguments.stride, gradients)
         native.set_tensors(arguments.rotated, arguments.rotated_stride, rotated)
         arguments.qkv_gradient = grad_qkv.data_ptr()

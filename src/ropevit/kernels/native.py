@@ -133,21 +133,29 @@ def call(direction: str, dtype: torch.dtype, arguments: RotateArgs) -> None:
         raise MemoryError("the C kernel could not allocate memory")
 
 
-def make_arguments(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int) -> RotateArgs:
-    """Make the arguments of a call, without the tensors of `set_tensors`; they do not keep the tensors alive.
+def make_arguments(shape: Sequence[int], positions: Tensor, frequencies: Tensor, num_prefix_tokens: int) -> RotateArgs:
+    """Make the arguments of a call, without its large tensors; they do not keep tensors alive.
 
     Args:
-        q: Queries (B, A, N, D).
+        shape: That of the queries, (B, A, N, D).
         positions: (B or 1, N - num_prefix_tokens, ndim), contiguous float32.
         frequencies: (ndim, A or 1, P), contiguous float32.
         num_prefix_tokens: Tokens in front that are not rotated.
     """
-    images, heads, tokens, channels = q.shape
+    images, heads, tokens, channels = shape
     arguments = RotateArgs(images=images, tokens=tokens, heads=heads, channels=channels, prefix=num_prefix_tokens)
     (arguments.axes, arguments.frequency_heads), arguments.position_images = frequencies.shape[:2], positions.shape[0]
     arguments.positions, arguments.frequencies = positions.data_ptr(), frequencies.data_ptr()
     arguments.threads = torch.get_num_threads()
     return arguments
+
+
+def set_projection(arguments: RotateArgs, qkv: Tensor) -> None:
+    """Set q and k of a projection (B, N, 3, A, D) with contiguous channels, to be rotated in place."""
+    image, token, part, head, _ = qkv.stride()
+    for index in range(2):
+        arguments.part[index] = qkv.data_ptr() + index * part * qkv.itemsize
+        arguments.stride[index][:] = image, head, token
 
 
 def set_tensors(pointers: ctypes.Array, strides: ctypes.Array, parts: Sequence[Tensor]) -> None:

@@ -7,6 +7,9 @@
  *
  * Built on first use by native.py, or into a wheel by hatch_build.py; RotateArgs in native.py has the fields of Args.
  */
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -158,14 +161,27 @@ INLINE Pairs load_pairs(const void *from, int64_t count) {
     return (Pairs){(floats)(x << 16), (floats)(x & 0xffff0000)};
 }
 
+#ifdef __AVX512BF16__
+/* The processor rounds to nearest, ties to even, and makes 0 of numbers below 2^-126. */
+INLINE words join_pairs(Pairs x) {
+    const words lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    __m512i halves_of_pairs = (__m512i)_mm512_cvtne2ps_pbh((__m512)x.second, (__m512)x.first);
+    return (words)_mm512_permutexvar_epi16((__m512i)(lane * 0x10001 + 0x100000), halves_of_pairs);
+}
+#else
 /* Round to nearest, ties to even, in the upper half of a word; NaN stays NaN. */
 INLINE words round_bfloat16(floats x) {
     words bits = (words)x;
     return (bits + 0x7fff + ((bits >> 16) & 1)) | ((words)(x != x) & 0x7fc00000);
 }
 
+INLINE words join_pairs(Pairs x) {
+    return (round_bfloat16(x.first) >> 16) | (round_bfloat16(x.second) & 0xffff0000);
+}
+#endif
+
 INLINE void store_pairs(void *to, Pairs x, int64_t count) {
-    words y = (round_bfloat16(x.first) >> 16) | (round_bfloat16(x.second) & 0xffff0000);
+    words y = join_pairs(x);
     if (count >= 2 * LANES) *(words_in_memory *)to = y;
     else memcpy(to, &y, count * 2);
 }

@@ -6,6 +6,7 @@ that autograd needs to concatenate them anyway.
 """
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -81,7 +82,7 @@ def rotate_qkv(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
-    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    q, k, v = split_parts(qkv)
     check_shapes(q, positions, frequencies, num_prefix_tokens)
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
@@ -93,7 +94,18 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
+    if torch.is_grad_enabled() and (qkv.requires_grad or positions.requires_grad or frequencies.requires_grad):
+        return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
+    rotate_op(fresh, positions, frequencies, num_prefix_tokens, name)
+    return (q, k, v) if fresh is qkv else split_parts(fresh)
+
+
+def split_parts(
+    qkv: Float[Tensor, "B N 3 A D"],
+) -> tuple[Float[Tensor, "B A N D"], Float[Tensor, "B A N D"], Float[Tensor, "B A N D"]]:
+    """Return queries, keys and values of a projection, as views."""
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    return q, k, v
 
 
 def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
@@ -171,14 +183,31 @@ def _load_backend(backend: str) -> Any:
     return import_module(found) if isinstance(found, str) else found
 
 
-@torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
-def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
+_LIBRARY = torch.library.Library("ropevit", "FRAGMENT")
+
+
+def define_operation(name: str, function: Callable[..., Any], mutates_args: tuple[str, ...] = ()) -> Any:
+    """Make a custom operation of a function, and return it.
+
+    `torch.library.custom_op` does the same, but each of its calls runs Python code for autograd and for the versions of
+    changed tensors, which costs more than the rest of the call. Here a function that changes a tensor increments its
+    version itself, and autograd is registered only where an operation needs it.
+    """
+    _LIBRARY.define(
+        torch.library.infer_schema(function, mutates_args=mutates_args, op_name=name),
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    return getattr(torch.ops.ropevit, name).default
+
+
+def _rotate(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
     """Rotate q and k in place."""
     _load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix_tokens)
+    torch.autograd.graph.increment_version(qkv)
 
 
-@torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
-def backward_op(
+def _backward(
     gradients: list[Tensor],
     rotated: list[Tensor],
     positions: Tensor,
@@ -198,7 +227,17 @@ def backward_op(
     return grad_qkv, grad_frequencies, grad_positions
 
 
-@backward_op.register_fake
+rotate_op = define_operation("rotate_qkv_", _rotate, mutates_args=("qkv",))
+backward_op = define_operation("rotate_qkv_backward", _backward)
+
+
+@torch.library.register_fake(rotate_op, lib=_LIBRARY)
+def fake_rotate(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
+    """Return nothing, as `rotate_op` does."""
+    del qkv, positions, frequencies, num_prefix_tokens, backend
+
+
+@torch.library.register_fake(backward_op, lib=_LIBRARY)
 def fake_backward(
     gradients: list[Tensor],
     rotated: list[Tensor],
@@ -228,7 +267,7 @@ def refuse_second(ctx: Any, *gradients: Tensor) -> None:
     )
 
 
-backward_op.register_autograd(refuse_second)
+torch.library.register_autograd(backward_op, refuse_second, lib=_LIBRARY)
 
 
 class RotateFunction(torch.autograd.Function):
@@ -243,7 +282,7 @@ class RotateFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotate q and k, and split the projection."""
         rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
-        q, k, v = (part.transpose(1, 2) for part in qkv.detach().unbind(2))
+        q, k, v = split_parts(qkv.detach())
         angles = positions.requires_grad or frequencies.requires_grad
         ctx.save_for_backward(positions, frequencies, *((q, k) if angles else ()))
         ctx.num_prefix_tokens, ctx.backend = num_prefix_tokens, backend

@@ -37,6 +37,7 @@ _NEON = (Variant("armv8", ("-march=armv8-a",), frozenset()),)
 #: Name of a machine (`platform.machine()`) -> its variants, the fastest first.
 VARIANTS: dict[str, tuple[Variant, ...]] = {
     "x86_64": (
+        Variant("x86-64-v4-bf16", ("-march=x86-64-v4", "-mavx512bf16", "-mtune=generic"), _AVX512 | {"avx512_bf16"}),
         Variant("x86-64-v4", ("-march=x86-64-v4", "-mtune=generic"), _AVX512),
         Variant("x86-64-v3", ("-march=x86-64-v3", "-mtune=generic"), _AVX2),
     ),

@@ -1,5 +1,6 @@
 """Rotation of queries and keys: angles from positions and frequencies, and their cosines and sines applied to pairs."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -182,7 +183,7 @@ def check_finite(positions: Tensor) -> None:
     if torch.compiler.is_compiling() or positions.device.type != "cpu":
         return
     try:
-        finite = bool(positions.isfinite().all())
+        finite = math.isfinite(positions.detach().sum()) or bool(positions.isfinite().all())  # a sum is one pass
     except RuntimeError:  # torch.func.vmap and tracers have no values to check
         return
     if not finite:
