@@ -82,11 +82,11 @@ def rotate_qkv(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
-    q, k, v = split_parts(qkv)
-    check_shapes(q, positions, frequencies, num_prefix_tokens)
+    check_shapes(qkv[:, :, 0].transpose(1, 2), positions, frequencies, num_prefix_tokens)
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
+        q, k, v = split_parts(qkv)
         cos_sin = rotary_cos_sin(positions, frequencies, num_prefix_tokens)
         return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin), v
     if inplace and qkv.is_leaf and qkv.requires_grad:
@@ -94,10 +94,17 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
+    return _rotate_and_split(fresh, positions, frequencies, num_prefix_tokens, name)
+
+
+def _rotate_and_split(
+    qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate in place and split, with an autograd function only where a gradient is needed."""
     if torch.is_grad_enabled() and (qkv.requires_grad or positions.requires_grad or frequencies.requires_grad):
-        return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
-    rotate_op(fresh, positions, frequencies, num_prefix_tokens, name)
-    return (q, k, v) if fresh is qkv else split_parts(fresh)
+        return RotateFunction.apply(qkv, positions, frequencies, num_prefix_tokens, backend)
+    rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
+    return split_parts(qkv)
 
 
 def split_parts(
