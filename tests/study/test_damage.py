@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from embedded import few
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Run
 from ropevit.study.results import read_results
@@ -21,9 +22,7 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def few_images(monkeypatch):
     """Take a part of the embedded images, so that nothing takes long."""
-    from ropevit.data.fashion import load_fashion
-
-    monkeypatch.setattr("ropevit.study.runner.load_fashion", lambda split: load_fashion(split).subset(slice(40)))
+    monkeypatch.setattr("ropevit.study.runner.load_fashion", few)
 
 
 def config(folder, **changes):

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from embedded import few
+from marks import by_default
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import LoadingImages, RunDone, RunFailed, RunStarted, TrainProgress
 from ropevit.study.runner import run_study
@@ -23,9 +27,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
     """Take a part of the embedded images, so that nothing takes long."""
-    from ropevit.data.fashion import load_fashion
-
-    monkeypatch.setattr("ropevit.study.runner.load_fashion", lambda split: load_fashion(split).subset(slice(40)))
+    monkeypatch.setattr("ropevit.study.runner.load_fashion", few)
 
 
 def config(folder, **changes):
@@ -49,7 +51,12 @@ def test_a_study_leaves_one_file_with_every_result(tmp_path):
     assert sum(isinstance(event, RunDone) for event in events) == 2
 
 
-def test_workers_give_the_same_results_and_events_as_one_process(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+@pytest.mark.parametrize("start", by_default(["fork"], ["fork", "spawn"]))
+def test_workers_give_the_same_results_and_events_as_one_process(start, tmp_path, monkeypatch):
+    """By default workers are forks, as each spawned one takes seconds to import PyTorch."""
+    context = multiprocessing.get_context(start)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: the order of a sum depends on it
     try:

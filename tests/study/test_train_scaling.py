@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from embedded import few
 from ropevit.rope.scaling import CoordinateJitter
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Evaluating, Run, RunStarted, TrainProgress
@@ -29,12 +30,7 @@ OPTIONS = {
 @pytest.fixture
 def few_images(monkeypatch):
     """Take a part of the embedded images, so that nothing takes long."""
-    from ropevit.data.fashion import load_fashion
-
-    def some(split):
-        return load_fashion(split).subset(slice(40))
-
-    monkeypatch.setattr("ropevit.study.runner.load_fashion", some)
+    monkeypatch.setattr("ropevit.study.runner.load_fashion", few)
 
 
 def config(folder, **changes):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.data.fashion import load_fashion
+from embedded import read_once
 from ropevit.data.sources import MemorySource
 from ropevit.tasks.classify import train as classify
 from ropevit.tasks.classify.recipes import find_recipe
@@ -17,7 +17,7 @@ def few_images():
     """Let trainings of classifiers read a few of the embedded images, in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    parts = {"train": load_fashion("train"), "val": load_fashion("test")}
+    parts = {"train": read_once("train"), "val": read_once("test")}
     counts = {"train": 67, "val": 21}
 
     def open_part(_data, split):

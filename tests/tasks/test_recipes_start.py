@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.data.fashion import load_fashion
+from embedded import read_once
 from ropevit.data.sources import MemorySource
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify import train as classify
@@ -52,7 +52,7 @@ def sets(tmp_path_factory):
 @pytest.fixture
 def few_images(monkeypatch):
     """Leave a few of the embedded images."""
-    parts = {"train": load_fashion("train"), "val": load_fashion("test")}
+    parts = {"train": read_once("train"), "val": read_once("test")}
 
     def open_part(_data, split):
         images = parts[split]
