@@ -35,15 +35,21 @@ def ade(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def tuned(ade, tmp_path_factory):
-    """The folder of a segmenter whose scaling was chosen, from a short list."""
-    folder = tmp_path_factory.mktemp("segmenter")
-    save_tiny(folder / "model.safetensors", crop=32)
+@pytest.fixture(scope="module", autouse=True)
+def few_candidates():
+    """Search in a short list, also where a search is resumed."""
     few = [scaling_search.Candidate(), *(scaling_search.Candidate(method="pi", power=power) for power in (0.0, 1.0))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scaling_search, "coarse_grid", lambda: few)
-        main([*words("tune-scaling", folder, ade), "--out", str(folder / "tuning")])
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned(ade, tmp_path_factory):
+    """The folder of a segmenter whose scaling was chosen."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    save_tiny(folder / "model.safetensors", crop=32)
+    main([*words("tune-scaling", folder, ade), "--out", str(folder / "tuning")])
     return folder
 
 
