@@ -20,6 +20,7 @@ from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import fold_constant_nodes, plain_copy, trace
 from ropevit.kernels import set_backend
 from ropevit.models.exportable import difference
+from ropevit.models.layers import resize_embedding
 
 pytestmark = pytest.mark.usefixtures("unchecked_module")
 
@@ -36,10 +37,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mixed_ape(folder):
-    """A ViT with everything that depends on the size, and a register: its model and its ONNX file."""
-    model = tiny("rope_mixed_ape", num_registers=1)
-    report = export_onnx(model, folder / "mixed_ape.onnx", classes=["a", "b", "ç"], mean=[0.1, 0.2, 0.3], std=[1, 2, 4])
+def mixed(folder):
+    """A ViT with a register: its model and its ONNX file."""
+    model = tiny("rope_mixed", num_registers=1)
+    report = export_onnx(model, folder / "mixed.onnx", classes=["a", "b", "ç"], mean=[0.1, 0.2, 0.3], std=[1, 2, 4])
     return model, report
 
 
@@ -75,14 +76,14 @@ def agree(path, model, *shape: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 64, 24), (4, 3, 24, 136), (1, 3, 40, 40)])
-def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed_ape, shape):
-    model, report = mixed_ape
+def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed, shape):
+    model, report = mixed
     agree(report.path, model, *shape)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 20, 24), (2, 3, 24, 20), (1, 3, 20, 20), (1, 3, 4, 24), (3, 3, 65, 24)])
-def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
-    model, report = mixed_ape
+def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed, shape):
+    model, report = mixed
     with pytest.raises(ValueError, match="resize or pad"):
         model(torch.zeros(shape))
     with pytest.raises(Exception, match=r"size_check|Reshape"):
@@ -92,7 +93,7 @@ def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("position", ["ape", "rope_axial"])
+@pytest.mark.parametrize("position", ["ape", "rope_axial", "rope_mixed_ape"])
 def test_every_position_embedding_of_a_vit_is_exported_to_onnx(position, folder):
     model = tiny(position)
     report = export_onnx(model, folder / f"{position}.onnx")
@@ -101,21 +102,32 @@ def test_every_position_embedding_of_a_vit_is_exported_to_onnx(position, folder)
     assert all(found.relative < 1e-5 for found in report.differences)
 
 
-def test_onnx_resizes_an_absolute_embedding_as_pytorch_does(mixed_ape, folder):
-    model, report = mixed_ape
-    graph = onnx.load(report.path)
+class Resized(torch.nn.Module):
+    """Resizes an absolute embedding from one grid to another."""
+
+    def forward(self, embedding):
+        return resize_embedding(embedding, (4, 6), 5, 3)
+
+
+def test_onnx_resizes_an_absolute_embedding_as_pytorch_does(folder):
+    """At one size, which takes seconds less than at sizes that are not known when it is exported, as above."""
+    embedding, path = torch.randn(1, 4 * 6, 2), folder / "resized.onnx"
+    program = torch.export.export(Resized(), (embedding,))
+    file = onnx_files.write(program, path, {"resized": (1, 5 * 3, 2)}, {})
+    torch.testing.assert_close(file(embedding)[0], Resized()(embedding))
+    graph = onnx.load(path)
     (resize,) = (node for node in graph.graph.node if node.op_type == "Resize")
     attributes = {found.name: onnx.helper.get_attribute_value(found) for found in resize.attribute}
     wanted = {"mode": b"cubic", "coordinate_transformation_mode": b"half_pixel", "cubic_coeff_a": -0.75}
     assert attributes.items() >= (wanted | {"antialias": 0, "exclude_outside": 0}).items()
     next(found for found in resize.attribute if found.name == "cubic_coeff_a").f = -0.5
-    onnx.save(graph, folder / "other_cubic.onnx")
+    onnx.save(graph, path)
     with pytest.raises(AssertionError):  # the comparison feels the embedding's resize
-        agree(folder / "other_cubic.onnx", model, 1, 3, 64, 24)
+        torch.testing.assert_close(onnx_files.runner(path)(embedding)[0], Resized()(embedding))
 
 
-def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(mixed_ape):
-    model, report = mixed_ape
+def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(mixed):
+    model, report = mixed
     assert report.inputs == {"images": ("batch", 3, "height", "width")}
     assert report.outputs == {"logits": ("batch", 3)}
     assert (report.format, report.opset, report.multiple, report.size) == ("onnx", 20, 8, report.path.stat().st_size)
@@ -132,8 +144,8 @@ def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(m
     assert b".py" not in report.path.read_bytes()
 
 
-def test_no_complex_numbers_reach_onnx(mixed_ape):
-    graph = onnx.load(mixed_ape[1].path).graph
+def test_no_complex_numbers_reach_onnx(mixed):
+    graph = onnx.load(mixed[1].path).graph
     assert {weight.data_type for weight in graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
@@ -236,8 +248,8 @@ def test_a_swin_takes_any_size_also_one_window_and_sides_that_no_window_tiles(fo
             torch.testing.assert_close(run(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_int8_quantizes_the_linear_layers_and_keeps_the_metadata(mixed_ape, folder):
-    model, whole = mixed_ape
+def test_int8_quantizes_the_linear_layers_and_keeps_the_metadata(mixed, folder):
+    model, whole = mixed
     path = folder / "int8.onnx"
     path.write_bytes(whole.path.read_bytes())
     rounded = onnx_files.quantize(path)

@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from marks import embeddings, in_turn
+from marks import by_default, embeddings, in_turn
 from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.layers import project
@@ -287,10 +287,12 @@ def test_short_dtypes_stay_close_to_float32(mode, position):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_one_graph_serves_six_resolutions():
+@pytest.mark.parametrize("position", by_default(["rope_mixed"], ["rope_mixed", "rope_mixed_ape"]))
+def test_one_graph_serves_six_resolutions(position):
+    """By default without an absolute embedding, to trace whose resize takes seconds: test_vit.py has it."""
     torch._dynamo.reset()
     counter = CompileCounter()
-    built = model("rope_mixed_ape", depths=(2,), heads=(2,))
+    built = model(position, depths=(2,), heads=(2,))
     compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for height, width in [(64, 48), (33, 65), (80, 96), (64, 64), (50, 37), (128, 40)]:
