@@ -25,8 +25,8 @@ REGISTRIES = (
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-#: Examples that train: left to `make test-all`.
-SLOW = {"docs/finetune.md-0"}
+#: Examples left to `make test-all`: one that trains, and one that test_tutorial.py runs with the commands after it.
+SLOW = {"docs/finetune.md-0", "docs/tutorial.md-0"}
 
 
 def blocks(language: str) -> list:
