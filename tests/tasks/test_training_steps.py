@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from marks import in_turn
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.model import Detector, DetectorConfig
@@ -105,8 +106,10 @@ def test_mask2formers_queries_attend_to_the_maps_by_scaled_dot_product_attention
     torch.testing.assert_close((found.classes, found.masks), (plain.classes, plain.masks), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("body", "position"), [*(("deit_tiny", p) for p in VITS), *(("swin_tiny", p) for p in SWINS)])
+@pytest.mark.parametrize(
+    ("kind", "body", "position"),
+    in_turn(KINDS, [*(("deit_tiny", position) for position in VITS), *(("swin_tiny", position) for position in SWINS)]),
+)
 def test_every_weight_learns_with_every_position(kind, body, position):
     torch.manual_seed(0)
     model = model_of(kind, position, body)
