@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 import ropevit
 from integrations.exported import tiny
 from ropevit.cli import main
+from ropevit.integrations.export.check import check
+from ropevit.integrations.export.files import Difference
 from ropevit.models import set_scaling
 
 verb = importlib.import_module("ropevit.cli.export")
@@ -98,7 +100,14 @@ def test_rope_scaling_is_stored_in_the_exported_file(vit, tmp_path, capfd):
     assert (found - plain).abs().max() > 1e-4
 
 
-def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, capsys):
+def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, capsys, monkeypatch):
+    """That it does is found in tests/integrations/test_export.py."""
+
+    def differs(*_, tolerance, **__):
+        shapes = [(count, 3, 16, 24) for count in (1, 2, 3)]
+        check([Difference(shape=shape, absolute=1e-6, relative=1e-7) for shape in shapes], tolerance)
+
+    monkeypatch.setattr(verb, "export_torch", differs)
     words = ["--checkpoint", vit, "--format", "torch", "--static-size", "16x24", "--tolerance", "1e-12"]
     with pytest.raises(SystemExit) as stop:
         main(["export", str(tmp_path / "m.pt2"), *words])

@@ -74,6 +74,7 @@ def test_the_title_names_the_training_and_random_weights(saved):
     assert all(torch.equal(again[key], value) for key, value in figure_model.model.state_dict().items())
 
 
+@pytest.mark.full  # weights of all layouts are read alike: tests/weights
 def test_checkpoints_in_published_and_timm_layout_are_drawn_alike(tmp_path):
     model = ropevit.create_model(NAME)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")

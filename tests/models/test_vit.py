@@ -175,6 +175,7 @@ def test_models_can_be_copied_pickled_and_fed_nothing():
     assert built(images[:0]).shape == (0, 10)
 
 
+@pytest.mark.full  # by default test_distance.py exports a model so
 @pytest.mark.usefixtures("unchecked")
 def test_models_can_be_exported_with_free_height_and_width():
     built, dynamic = model("rope_mixed"), torch.export.Dim.DYNAMIC

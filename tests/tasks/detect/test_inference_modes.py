@@ -1,6 +1,7 @@
 """Detectors in tiles of the training size, and on images resized to it."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,10 +34,15 @@ def canvas(side=128):
     return Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
 
 
+@cache
+def predictor(path, size, mode, top):
+    """Load a file once for all images; the tests change none."""
+    options = DetectionOptions(size=size, inference_mode=mode, threshold=0, top=top)
+    return load_detection_predictor(path, options, CPU)
+
+
 def predict(path, image, size, mode="whole", top=20):
-    return load_detection_predictor(
-        path, DetectionOptions(size=size, inference_mode=mode, threshold=0, top=top), CPU
-    ).detect(image)
+    return predictor(path, size, mode, top).detect(image)
 
 
 def assert_same(found, wanted, factor=1.0):

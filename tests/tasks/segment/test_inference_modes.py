@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -37,8 +38,14 @@ def canvas_of(pictures):
     return Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
 
 
+@cache
+def predictor(path, size, mode):
+    """Load a file once for all images; the tests change none."""
+    return load_segmentation_predictor(path, size, CPU, mode)
+
+
 def predict(path, image, size, mode=None):
-    return load_segmentation_predictor(path, size, CPU, mode).segment(image)
+    return predictor(path, size, mode).segment(image)
 
 
 def test_tiles_of_a_canvas_are_predicted_as_the_pictures_on_it(saved):
