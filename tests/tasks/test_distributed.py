@@ -38,9 +38,13 @@ def test_repeatedly_killed_training_ends_with_the_weights_of_an_uninterrupted_on
     assert "equal: losses of 60 steps, 3 evaluations, three weights files" in output
 
 
-def test_several_processes_train_as_one_with_fsdp_and_resuming_with_another_number(run):
-    differences = json.loads(run("many_processes.py", "--steps", "4", "--short"))
-    assert list(differences) == ["two processes, then one", "weights shared out, stopped and resumed"]
+@pytest.mark.parametrize(
+    ("options", "ways"), [(["--short"], 1), pytest.param([], 7, marks=pytest.mark.full)], ids=["short", "every way"]
+)
+def test_several_processes_train_as_one_with_fsdp_and_resuming_with_another_number(run, options, ways):
+    differences = json.loads(run("many_processes.py", "--steps", "4", *options))
+    assert len(differences) == ways
+    assert list(differences)[-1] == "weights shared out, then one process"
     assert max(differences.values()) < 1e-5
 
 
