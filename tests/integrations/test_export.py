@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import ropevit
 from integrations.exported import tiny
@@ -17,7 +18,7 @@ from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check
 from ropevit.integrations.export.quiet import quiet
-from ropevit.integrations.export.trace import fold_constant_nodes, plain_copy, trace
+from ropevit.integrations.export.trace import fold_constant_nodes, keep_outputs, plain_copy, trace
 from ropevit.kernels import set_backend
 from ropevit.models.exportable import difference
 from ropevit.models.layers import resize_embedding
@@ -217,6 +218,21 @@ def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
     assert json.loads(facts["classes"]) == ["a", "b", "c"]
     assert json.loads(facts["mean"]) == [0.485, 0.456, 0.406]
     assert b".py" not in report.path.read_bytes()
+
+
+def test_a_program_keeps_its_first_outputs_and_what_they_need(tmp_path):
+    class Model(nn.Module):
+        def forward(self, x):
+            return x + 1, x.sum(1), x.cumsum(0) > 0
+
+    x, batch = torch.randn(3, 4), torch.export.Dim("batch")
+    program = torch.export.export(Model(), (x,), dynamic_shapes=({0: batch},), strict=False)
+    keep_outputs(program, 2)
+    torch.export.save(program, tmp_path / "model.pt2")
+    found = torch.export.load(tmp_path / "model.pt2").module()(torch.ones(5, 4))
+    assert len(found) == 2
+    assert torch.equal(found[1], torch.full((5,), 4.0))
+    assert not any("cumsum" in str(node.target) for node in program.graph.nodes)
 
 
 @pytest.mark.full  # by default its constants are folded, above

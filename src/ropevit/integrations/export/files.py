@@ -18,7 +18,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.extras import require
 from ropevit.integrations.export.check import TOLERANCE, Difference, Run, check, compare
 from ropevit.integrations.export.quiet import quiet
-from ropevit.integrations.export.trace import plain_copy, trace
+from ropevit.integrations.export.trace import keep_outputs, plain_copy, trace
 from ropevit.models import Config, Model
 from ropevit.models.exportable import ExportModel, ImageSpec, Shape, image_spec
 from ropevit.models.sizes import check_size
@@ -140,11 +140,17 @@ def export_torch(
     """
     job = prepare(model, path, "torch", size, fold_constants, overwrite)
     extra = {METADATA_FILE: json.dumps(job.metadata(**preprocessing))}
+    decisions = job.request_decisions()
     with renamed_at_exit(job.path) as temporary:
+        program = job.trace()
         with quiet():
-            torch.export.save(job.trace(), temporary, extra_files=extra)
+            torch.export.save(program, temporary, extra_files=extra)
             run = program_runner(torch.export.load(temporary))
         differences = _compare_and_check(run, job, tolerance)
+        if decisions:
+            keep_outputs(program, len(job.outputs))
+            with quiet():
+                torch.export.save(program, temporary, extra_files=extra)
     return job.report(differences)
 
 

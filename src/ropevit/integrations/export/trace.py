@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
+from torch.utils._pytree import tree_structure
 
 from ropevit.models import Model
 from ropevit.models.exportable import ExportModel, ImageSpec, image_spec
@@ -80,6 +81,19 @@ def trace(model: nn.Module, size: tuple[int, int] | None, fold_constants: bool =
         for key in _SOURCE_METADATA:
             node.meta.pop(key, None)
     return program
+
+
+def keep_outputs(program: ExportedProgram, count: int) -> None:
+    """Remove all outputs of a program but the first ones, and what only the others need."""
+    signature, output = program.module_call_graph[0].signature, program.graph.output_node()
+    assert signature is not None
+    assert isinstance(output.args[0], tuple)
+    output.args = (output.args[0][:count],)
+    for outputs in (program.graph_signature.output_specs, signature.outputs):
+        del outputs[count:]
+    signature.out_spec = tree_structure((0,) * count)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def fold_constant_nodes(program: ExportedProgram) -> fx.GraphModule:

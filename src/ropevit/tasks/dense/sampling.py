@@ -1,4 +1,4 @@
-"""Sampling of deformable attention: weighted means of points of several maps, for any number of images and any size."""
+"""Deformable attention over several maps: their tokens and centers of cells, and weighted means of points of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def cell_centers(height: int, width: int, device: torch.device) -> Float[Tensor, "N 2"]:
+    """Return the center (x, y) of each cell of a map, in cells, row-major."""
+    y, x = (torch.arange(count, device=device) + 0.5 for count in (height, width))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+
+
+def flatten_maps(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
+    """Concatenate the tokens of maps (B, C, h, w), each row-major."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def sample_levels(

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ropevit.tasks.dense.sampling import flatten_maps
 from ropevit.tasks.detect.boxes import Predictions, Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.decoder import Decoder, Queries
 from ropevit.tasks.detect.denoising import DenoisingGroups, denoising_queries, make_denoising_groups
 from ropevit.tasks.detect.layers import MLP, encoder_layers, position_maps, set_checkpointing
-from ropevit.tasks.detect.levels import Levels, flatten, gather_rows, make_levels, propose_boxes
+from ropevit.tasks.detect.levels import Levels, gather_rows, make_levels, propose_boxes
 from ropevit.tasks.detect.neck import Neck
 
 #: Predicted probability of every class at initialization.
@@ -139,11 +140,11 @@ class Dino(nn.Module):
 
     def encode(self, maps: Sequence[Tensor], levels: Levels) -> Float[Tensor, "B N C"]:
         """Run the deformable encoder over the tokens of all levels."""
-        x, attention_mask, ratios = flatten(maps), levels.attention_mask, levels.ratios
+        x, attention_mask, ratios = flatten_maps(maps), levels.attention_mask, levels.ratios
         pos_embeds = [
             self.position(m.shape, m.device, torch.float32, mask=k) for m, k in zip(maps, levels.masks, strict=True)
         ]
-        pos_embeds = flatten(
+        pos_embeds = flatten_maps(
             [
                 pos_embed + level[:, None, None]
                 for pos_embed, level in zip(pos_embeds, self.level_embedding, strict=True)

@@ -13,6 +13,7 @@ from ropevit.models.exportable import ExportModel, ImageSpec, difference, worst
 from ropevit.models.pyramid import LayerNorm2d
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.sampling import LevelSampling
+from ropevit.tasks.dense.tracing import copy_outputs
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.postprocess import at_pairs, class_scores
@@ -126,12 +127,7 @@ def make_traceable(model: Detector) -> None:
         if hasattr(module, "sampling_offsets"):
             module.attn = LevelSampling()
         if isinstance(module, LayerNorm2d):
-            module.register_forward_hook(_copy_contiguous)
-
-
-def _copy_contiguous(_module: object, _inputs: object, output: Tensor) -> Tensor:
-    """Forward hook that copies an output to contiguous memory, whatever its layout."""
-    return output.clone(memory_format=torch.contiguous_format)
+            copy_outputs(module)
 
 
 def _image_spec(model: Detector) -> ImageSpec:

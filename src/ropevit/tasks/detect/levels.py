@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.device import to_device
+from ropevit.tasks.dense.sampling import cell_centers
 
 #: Side of the proposals of the finest level, as a fraction of the image; it doubles with each level.
 _SMALLEST = 0.05
@@ -41,11 +42,10 @@ class Levels:
     @property
     def centers(self) -> Float[Tensor, "B N 2"]:
         """Center (x, y) of each token, as fractions of its image."""
-        centers = []
-        for (h, w), mask in zip(self.shapes, self.masks, strict=True):
-            y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
-            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-            centers.append(grid / _valid_extent(mask)[:, None])
+        centers = [
+            cell_centers(h, w, mask.device) / _valid_extent(mask)[:, None]
+            for (h, w), mask in zip(self.shapes, self.masks, strict=True)
+        ]
         return torch.cat(centers, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
@@ -96,11 +96,6 @@ def make_levels(maps: Sequence[Tensor], padding: Bool[Tensor, "B H W"] | None) -
         raise ValueError(f"got padding of {padding.shape[0]} images with maps of {count}; expected one mask per image")
     pixels = padding[None].to(device, torch.float32)
     return Levels(shapes, tuple(~F.interpolate(pixels, size=shape)[0].bool() for shape in shapes))
-
-
-def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
-    """Concatenate the tokens of maps (B, C, h, w)."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def gather_rows(x: Float[Tensor, "B N c"], indices: Int[Tensor, "B n"]) -> Float[Tensor, "B n c"]:

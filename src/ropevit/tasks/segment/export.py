@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from ropevit.models.exportable import ExportModel, ImageSpec
+from ropevit.models.exportable import ExportModel, ImageSpec, relative, worst
+from ropevit.tasks.dense.tracing import copy_inputs
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.mask2former import Mask2Former
+from ropevit.tasks.segment.mask_choice import MaskChoice, mask_shapes
 from ropevit.tasks.segment.predict import load_segmentation_predictor
 
 
@@ -30,6 +32,8 @@ class SegmenterExport(ExportModel):
             "labels": ("batch", "height", "width"),
             "logits": ("batch", len(facts["classes"]), "height", "width"),
         }
+        self.decisions = mask_shapes(model)
+        make_traceable(model)
         self.images = ImageSpec(
             channels=model.backbone.config.body.in_channels,
             least=max(model.backbone.strides) + 1,  # two cells of the coarsest map
@@ -37,23 +41,36 @@ class SegmenterExport(ExportModel):
             samples=((96, 128), (77, 170), (150, 90)),
         )
 
-    def forward(self, images: Float[Tensor, "B c H W"]) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Float[Tensor, "B c H W"]) -> tuple[Tensor, ...]:
         """Return the label map (B, H, W) and the logits (B, K, H, W) of normalized images."""
-        logits = self.model.logits(images)
-        return logits.argmax(1), logits
+        with MaskChoice(self.model) as choice:
+            logits = self.model.logits(images)
+        found = logits.argmax(1), logits
+        return (*found, *choice.masks) if self.with_decisions else found
 
     @torch.no_grad()
     def difference(self, images: Tensor, found: Sequence[Tensor]) -> tuple[float, float]:
         """Return the largest absolute and relative difference of the logits of an exported file.
 
-        Another label than this model's counts as the difference between the logits of both.
+        Another label than this model's counts as the difference between the logits of both. With the attention masks
+        of the file, this model follows them, and what it predicted for the cells that it would choose otherwise counts
+        as a difference from zero.
         """
-        labels, logits = found
-        expected = self.model.logits(images)
+        labels, logits, *masks = found
+        with MaskChoice(self.model, masks or None) as choice:
+            expected = self.model.logits(images)
         off = (logits - expected).abs().max().item()
         lost = (expected.amax(1) - expected.take_along_dim(labels[:, None], 1)[:, 0]).max().item()
         absolute = max(off, lost) if off == off else off
-        return absolute, absolute / expected.abs().max().item()
+        return worst([relative(absolute, expected.abs().max().item()), *choice.differences])
+
+
+def make_traceable(model: SegmentationModel) -> None:
+    """Let the decoder of Mask2Former, whose tokens have the batch in the middle, be traced for any number of images."""
+    if isinstance(model, Mask2Former):
+        for module in (*model.decoder.modules(), model.classifier):
+            if isinstance(module, nn.Linear | nn.MultiheadAttention):
+                copy_inputs(module)
 
 
 def open_export(path: str, scaling: str | None = None) -> SegmenterExport:
@@ -65,12 +82,10 @@ def open_export(path: str, scaling: str | None = None) -> SegmenterExport:
 
     Raises:
         WeightsError: If it is no segmenter of ours.
-        ValueError: If its head is Mask2Former, its metadata lack the preprocessing, or scaling would change nothing.
+        ValueError: If its metadata lack the preprocessing, or scaling would change nothing.
     """
     mode = None if scaling is None else "whole"
     loaded = load_segmentation_predictor(path, None, torch.device("cpu"), mode, scaling)
-    if isinstance(loaded.model, Mask2Former):
-        raise ValueError(f"{path} has the head mask2former; export supports segmenters with the heads linear, upernet")
     window = loaded.inference.window
     facts = {
         "classes": list(loaded.classes),

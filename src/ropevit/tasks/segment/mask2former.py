@@ -66,16 +66,16 @@ class Mask2Former(SegmentationModel):
             dim_feedforward=config.decoder_mlp_width,
             dropout=config.dropout,
         )
-        self.pixel_decoder: Any = parts.Mask2FormerPixelDecoder(theirs, backbone.channels)
+        ours: Any = require("ropevit.tasks.segment.pixel_decoder", "dense")
+        self.pixel_decoder: Any = ours.PixelDecoder(theirs, backbone.channels)
         self.decoder: Any = parts.Mask2FormerTransformerModule(config.width, theirs)
         self.classifier = nn.Linear(config.width, config.classes + 1)
         starter = parts.Mask2FormerPreTrainedModel(theirs)
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
         _init_as_published(self.pixel_decoder, self.decoder)
-        encoder_layer = require("ropevit.tasks.segment.encoder_layer", "dense").EncoderLayer
         for layer in self.pixel_decoder.encoder.layers:
-            layer.__class__ = encoder_layer
+            layer.__class__ = ours.EncoderLayer
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
             layer.cross_attn.register_forward_pre_hook(_skip_attention_weights, with_kwargs=True)
@@ -91,16 +91,14 @@ class Mask2Former(SegmentationModel):
         """
         features = self.backbone(images).features
         self.check_maps(features)
-        maps = self.pixel_decoder(features, output_attentions=False, output_hidden_states=False)
-        decoded = self.decoder(maps.multi_scale_features, maps.mask_features)
+        decoded = self.decoder(*self.pixel_decoder(features))
         states = decoded.intermediate_hidden_states  # each (Q, B, C), normalized
         classes = [self.classifier(state.transpose(0, 1)) for state in states]
         return [Masks(*pair) for pair in zip(classes, decoded.masks_queries_logits, strict=True)]
 
     def check_maps(self, maps: Sequence[Tensor]) -> None:
         """Raise ValueError for maps on which each group of a group norm would have a single value."""
-        least = min(x.shape[2] * x.shape[3] for x in maps)
-        if least == 1 and self.config.width == GROUPS:
+        if self.config.width == GROUPS and min(x.shape[2] * x.shape[3] for x in maps) == 1:
             raise ValueError(
                 f"got a feature map of 1 x 1 for width={GROUPS}, so group norms would be over single values; use "
                 f"larger images, or a width of {2 * GROUPS} or more"

@@ -1,0 +1,31 @@
+"""Contiguous copies in a traced program, where views and layouts differ for a single image and would fix the batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def copy_inputs(module: nn.Module) -> None:
+    """Make a module take contiguous copies of its tensors, whatever their layout."""
+    module.register_forward_pre_hook(_copy_given, with_kwargs=True)
+
+
+def copy_outputs(module: nn.Module) -> None:
+    """Make a module return a contiguous copy of its output, whatever its layout."""
+    module.register_forward_hook(_copy_returned)
+
+
+def _copy(x: Any) -> Any:
+    """Copy a tensor to contiguous memory; `contiguous` would only do so for some sizes."""
+    return x.clone(memory_format=torch.contiguous_format) if isinstance(x, Tensor) else x
+
+
+def _copy_given(_module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Forward pre-hook of `copy_inputs`."""
+    return tuple(map(_copy, inputs)), {name: _copy(value) for name, value in options.items()}
+
+
+def _copy_returned(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    """Forward hook of `copy_outputs`."""
+    return _copy(output)
