@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import ropevit
+from marks import by_default
 from ropevit.analysis import catalog
 from ropevit.analysis.catalog import ANALYSES, Analysis, FigureResult
 from ropevit.analysis.layers import rotated_layers
@@ -42,7 +43,7 @@ def frequencies_in(path):
 
 
 @pytest.mark.usefixtures("rendered")
-@pytest.mark.parametrize("name", ROTATION)
+@pytest.mark.parametrize("name", by_default(["frequencies"], ROTATION))  # the others are drawn with options, below
 def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
     out = tmp_path / "out"
     main(["figures", name, "--checkpoint", saved(), "--out", str(out)])
