@@ -1,6 +1,4 @@
 import json
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +11,6 @@ import torch
 from PIL import Image
 
 from embedded import few
-from marks import by_default
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import LoadingImages, RunDone, RunFailed, RunStarted, TrainProgress
 from ropevit.study.runner import run_study
@@ -51,12 +48,7 @@ def test_a_study_leaves_one_file_with_every_result(tmp_path):
     assert sum(isinstance(event, RunDone) for event in events) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
-@pytest.mark.parametrize("start", by_default(["fork"], ["fork", "spawn"]))
-def test_workers_give_the_same_results_and_events_as_one_process(start, tmp_path, monkeypatch):
-    """By default workers are forks, as each spawned one takes seconds to import PyTorch."""
-    context = multiprocessing.get_context(start)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+def test_workers_give_the_same_results_and_events_as_one_process(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: the order of a sum depends on it
     try:
