@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evidence import FLOOR, RESULTS, SIZES, read
-from evidence_report import Curve, Scores, gather, interval, is_whole
+from evidence_report import Curve, Scores, gather_scaled, interval, is_whole
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -55,6 +55,7 @@ LINES = (
     Line("rope_mixed", PARTS_LOG, ":", "parts+log"),
     Line("rope_mixed", "pi", (0, (6, 2, 1, 2)), "pi"),
     Line("rope_mixed sizes", note="trained at random sizes", color="#7B3294"),
+    Line("rope_mixed sizes", PARTS_LOG, ":", "random sizes and parts+log", "#7B3294"),
     Line("rope_spiral"),
     Line("rope_mixed_decay", color="#E69F00"),
     Line("rope_mixed_gaussian", color="#8C510A"),
@@ -86,7 +87,8 @@ def draw_panel(axes: Any, panel: str, scores: Scores) -> None:
         found = dict(scores[Curve(panel, line.arm)])
         if line.mode != "whole":  # a baseline starts where it is the same as whole images
             found = {SIZES[panel][0]: found[SIZES[panel][0]]}
-            found |= scores.get(Curve(panel, line.arm, line.mode), {})
+            if is_whole(scores, Curve(panel, line.arm, line.mode)):
+                found |= scores[Curve(panel, line.arm, line.mode)]
         if len(found) > 1:
             draw_curve(axes, line, {size: list(found[size].values()) for size in sorted(found)})
     tidy(axes, SIZES[panel])
@@ -116,7 +118,7 @@ def main() -> None:
     if not lines:
         parser.error(f"got no results in {arguments.results}; make some with benchmarks/evidence.py")
     with rc_context(RC):
-        arguments.out.write_bytes(figure_bytes(draw(gather(lines)), "png"))
+        arguments.out.write_bytes(figure_bytes(draw(gather_scaled(lines)), "png"))
 
 
 if __name__ == "__main__":

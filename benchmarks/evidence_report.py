@@ -147,6 +147,11 @@ def gather(lines: Sequence[Mapping[str, Any]], rerun: str = "") -> Scores:
     return found
 
 
+def gather_scaled(lines: Sequence[Mapping[str, Any]]) -> Scores:
+    """Arrange the lines as `gather`, with the curves that were evaluated with scaling when they were trained again."""
+    return {**gather(lines, WITH_SCALING), **gather(lines)}
+
+
 def difference(scores: Scores, above: Curve, below: Curve, size: int, candidates: int = 1) -> Difference:
     """Compare two curves at a size, seed by seed."""
     first, second = scores[above][size], scores[below][size]
@@ -355,14 +360,15 @@ def scaled_table(lines: Sequence[Mapping[str, Any]], panel: str) -> list[str]:
     Each is compared with its own weights without scaling, and with RoPE-Mixed without another training (`REFERENCES`).
     """
     again = gather(lines, WITH_SCALING)
-    scores = {**gather(lines), **again}
+    scores = gather_scaled(lines)
     mixed, sizes = Curve(panel, "rope_mixed", REFERENCES[panel]), SIZES[panel][1:]
     rows = []
     for curve in (Curve(panel, str(arm), method) for arm in SCALED_ARMS for method in SCALING[panel]):
         if curve in again and is_whole(again, curve):
             rows.append([str(curve), *(score_cell(list(scores[curve][size].values())) for size in sizes)])
-            for name, below in (("itself without scaling", curve._replace(mode="whole")), (str(mixed), mixed)):
-                rows.append([f"over {name}", *(compare(scores, curve, below, size) for size in sizes)])
+            own = [compare(again, curve, curve._replace(mode="whole"), size) for size in sizes]
+            rows.append(["over itself without scaling", *own])
+            rows.append([f"over {mixed}", *(compare(scores, curve, mixed, size) for size in sizes)])
     return table([f"{panel}: with scaling", *map(str, sizes)], rows) if rows else []
 
 
@@ -432,6 +438,21 @@ def noise_cell(again: Scores, first: Scores, panel: str, size: int) -> str:
     return f"{np.mean(moved):.1f}, {max(moved):.1f}" if moved else ""
 
 
+def processor_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of how far reruns in float32 moved any score of whole images, by processor."""
+    first = {(line["panel"], line["arm"], line["seed"]): line for line in lines if not line["rerun"]}
+    moved: dict[str, list[float]] = {"on the same kind of processor": [], "on a processor of another maker": []}
+    for line in lines:
+        old = first.get((line["panel"], line["arm"], line["seed"]))
+        if line["rerun"] in ("", "bfloat16") or old is None:
+            continue
+        same = line["environment"]["device"] == old["environment"]["device"]
+        scores, before = line["scores"]["whole"], old["scores"]["whole"]
+        moved[list(moved)[not same]].append(max(abs(scores[size] - before[size]) for size in scores))
+    rows = [[where, str(len(values)), f"{max(values):.3f}"] for where, values in moved.items() if values]
+    return table(["trained again in float32", "trainings", "moved at most"], rows)
+
+
 def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the lines of every table of `docs/evidence.md`."""
     scores = gather(lines)
@@ -445,7 +466,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found += [kept_table(scores, panel) for panel in panels]
     found.append(pair_table(scores))
     found += [rows for rows in (fifth_table(lines), *(scaled_table(lines, panel) for panel in panels)) if rows]
-    return [*found, noise_table(lines)] if any(line["rerun"] for line in lines) else found
+    return [*found, noise_table(lines), processor_table(lines)] if any(line["rerun"] for line in lines) else found
 
 
 def update(page: Path, found: Sequence[Sequence[str]]) -> None:

@@ -133,6 +133,19 @@ def test_a_rerun_takes_no_part_in_the_tests_and_its_noise_is_printed():
     assert len(rows) == 3
 
 
+def test_reruns_are_told_apart_by_processor():
+    first = [{**line, "environment": {"device": "cpu: one"}} for line in lines(noise=0)[:3]]
+    again = [
+        {**line, "rerun": "2 threads", "environment": {"device": device}}
+        | {"scores": {"whole": {size: score + up for size, score in line["scores"]["whole"].items()}}}
+        for line, device, up in zip(first, ("cpu: one", "cpu: two", "cpu: two"), (0.0, 0.1, -0.25), strict=True)
+    ]
+    assert report.processor_table([*first, *again])[2:] == [
+        "| on the same kind of processor | 1 | 0.000 |",
+        "| on a processor of another maker | 2 | 0.250 |",
+    ]
+
+
 def made_up():
     """Scores of two arms in three seeds."""
     return [
@@ -199,7 +212,7 @@ def scaled_lines(first, better):
             }
         }
         for line in first
-        if line["arm"] == "rope_mixed" and line["panel"] != "zoom"
+        if line["arm"] == "rope_mixed"
         for how, found in [(evidence.SCALING[line["panel"]][-1], line["scores"][evidence.SCALING[line["panel"]][-1]])]
     ]
 
@@ -324,7 +337,8 @@ def test_the_figure_draws_every_line_that_has_every_seed():
         for seed in evidence.SEEDS
     ]
     partial = [line for line in lines() if (line["panel"], line["arm"], line["seed"]) != ("far", "ape", 301)]
-    found = evidence_figure.draw(report.gather([*partial, *floor]))
+    again = scaled_lines(partial, lambda *_: 1.0)
+    found = evidence_figure.draw(report.gather_scaled([*partial, *floor, *again]))
     for panel, axes in zip(evidence_figure.TITLES, found.axes, strict=True):
         modes = ("whole", *evidence.SCALING[panel])  # tiles and resizing are not made up above
         wanted = [line.label for line in evidence_figure.LINES if line.mode in modes]
