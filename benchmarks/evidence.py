@@ -65,6 +65,10 @@ in bfloat16 (`--rerun`); these lines have `rerun` set and take no part in the te
   `field` and in `far`. A test of its own at 0.05, not among Holm's four, over the seeds 301 to 307, none of which was
   known for that arm; its p is the largest of its four parts. In `zoom`, where the label needs no larger scene, the same
   differences are exploratory.
+- Of H5, added when its result was there: "known" above means with scaling; without, the scores of its arm at all eight
+  seeds were known, as were those that it is compared with, and reruns come back alike. `rope_mixed_gaussian` was known
+  at seed 301 of `field`, too. As a fifth test at 0.05 on the same drawings it is outside of the familywise rate of the
+  four. Its trainings ran before the rest of `--scaled`; those of distance biases stopped at the seeds in the file.
 """
 
 import argparse
@@ -212,9 +216,10 @@ def plan(arms: tuple[Arm, ...], names: list[str], rerun: bool) -> Iterator[tuple
             yield from ((name, arm, seed, "") for name in names if name == "field" or arm.training != "transposed")
 
 
-def plan_scaled(names: list[str]) -> Iterator[tuple[str, Arm, int, str]]:
+def plan_scaled(arms: tuple[Arm, ...], names: list[str]) -> Iterator[tuple[str, Arm, int, str]]:
     """Yield panel, arm, seed and rerun of the trainings that are evaluated with scaling methods, too."""
-    yield from ((name, arm, seed, WITH_SCALING) for seed in SEEDS for arm in SCALED_ARMS for name in names)
+    wanted = [arm for arm in SCALED_ARMS if arm in arms]
+    yield from ((name, arm, seed, WITH_SCALING) for seed in SEEDS for arm in wanted for name in names)
 
 
 def key(name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
@@ -294,8 +299,12 @@ def main() -> None:
                     write(floors(panels(seed)[name], name, seed))
         return
     arms = tuple(dict.fromkeys(arm for given in arguments.arms for arm in GROUPS.get(given) or [ARMS[given]]))
-    scaled = arguments.scaled
-    for training in plan_scaled(arguments.panels) if scaled else plan(arms, arguments.panels, arguments.rerun):
+    if arguments.scaled and arguments.rerun:
+        parser.error("got --rerun and --scaled; give one of them: they are different trainings")
+    if arguments.scaled and not set(arms) & set(SCALED_ARMS):
+        parser.error(f"got no arm for --scaled; choose from {', '.join(map(str, SCALED_ARMS))}")
+    scaled = plan_scaled(arms, arguments.panels)
+    for training in scaled if arguments.scaled else plan(arms, arguments.panels, arguments.rerun):
         name, arm, _, _ = training
         if arguments.arms != ["tested"] or str(arm) in TESTED[name]:
             do_missing(*training)

@@ -217,6 +217,17 @@ def scaled_lines(first, better):
     ]
 
 
+def test_options_that_do_not_go_together_are_refused(monkeypatch, capsys):
+    for options, message in (
+        (["--scaled", "--rerun"], "got --rerun and --scaled; give one of them"),
+        (["--scaled", "--arms", "ape"], "got no arm for --scaled; choose from rope_mixed_decay"),
+    ):
+        monkeypatch.setattr("sys.argv", ["evidence.py", *options])
+        with pytest.raises(SystemExit):
+            evidence.main()
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("better", "verdict"),
     [
@@ -236,12 +247,12 @@ def test_the_fifth_hypothesis_needs_both_sizes_of_both_panels(better, verdict):
     assert report.fifth_table([*first, *known[:-1]]) == []
 
 
-def test_trainings_with_scaling_are_in_no_other_table_and_evaluate_every_method(first_panels, monkeypatch):
+def test_trainings_with_scaling_take_no_part_in_the_tests_and_evaluate_every_method(first_panels, monkeypatch):
     jobs = []
     monkeypatch.setattr(
         evidence, "train", lambda job: jobs.append(job) or {"scores": {}, "scaled": {}, "baselines": {}}
     )
-    name, arm, seed, how = next(evidence.plan_scaled(["far"]))
+    name, arm, seed, how = next(evidence.plan_scaled(evidence.SCALED_ARMS, ["far"]))
     line = evidence.do(first_panels[name], name, arm, seed, how)
     evidence.do(first_panels[name], name, arm, seed, "")
     assert [job.scaling for job in jobs] == [evidence.SCALING["far"], ()]

@@ -1,12 +1,16 @@
 """Every backend against the float64 reference: values and all gradients, whatever the shape, dtype and layout."""
 
+import importlib
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.testing._internal.two_tensor import TwoTensor
 
 import ropevit
 from marks import by_default, in_turn
@@ -128,6 +132,41 @@ def test_a_tensor_that_was_saved_for_a_gradient_is_not_changed_unnoticed(backend
             rotate_qkv(saved, positions, frequencies, prefix, inplace=True, backend=backend)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             saved.sum().backward()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("backend", FUSED[:1], indirect=True)
+def test_tensors_that_wrap_others_are_known_to_have_changed(backend):
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    pair = TwoTensor(qkv, qkv.clone())
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for wrapper in (pair, mode.from_tensor(qkv)):
+            before = wrapper._version
+            rotate_qkv(wrapper, positions, frequencies, prefix, inplace=True, backend=backend)
+            assert wrapper._version > before
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of PyTorch's own forward mode
+@pytest.mark.parametrize("backend", FUSED[:1], indirect=True)
+def test_forward_derivatives_are_refused_rather_than_wrong(backend):
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    with forward_ad.dual_level():
+        for tensors in (
+            (forward_ad.make_dual(qkv, torch.ones_like(qkv)), positions, frequencies),
+            (qkv, positions, forward_ad.make_dual(frequencies, torch.ones_like(frequencies))),
+        ):
+            with pytest.raises(NotImplementedError, match="jvp"):
+                rotate_qkv(*tensors, prefix, backend=backend)
+
+
+def test_the_operations_survive_a_second_import_of_their_module(monkeypatch):
+    monkeypatch.setattr(ropevit.kernels, "rotation", ropevit.kernels.rotation)  # both are as they were afterwards
+    monkeypatch.delitem(sys.modules, "ropevit.kernels.rotation")
+    again = importlib.import_module("ropevit.kernels.rotation")
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    assert_close(
+        again.rotate_qkv(qkv, positions, frequencies, prefix)[0], rotate_qkv(qkv, positions, frequencies, prefix)[0]
+    )
 
 
 def test_the_reference_is_that_of_rotate_and_passes_gradcheck():

@@ -6,7 +6,6 @@ that autograd needs to concatenate them anyway.
 """
 
 import os
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ropevit.kernels import native
 from ropevit.kernels.assume_constant import assume_constant
+from ropevit.kernels.operations import define_operation
 from ropevit.rope.rotation import apply_rotary, check_finite, check_shapes, rotary_cos_sin
 
 #: name -> object with `rotate_` and `backward`, or the name of a module that has them and is imported on first use. The
@@ -94,17 +94,7 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    return _rotate_and_split(fresh, positions, frequencies, num_prefix_tokens, name)
-
-
-def _rotate_and_split(
-    qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotate in place and split, with an autograd function only where a gradient is needed."""
-    if torch.is_grad_enabled() and (qkv.requires_grad or positions.requires_grad or frequencies.requires_grad):
-        return RotateFunction.apply(qkv, positions, frequencies, num_prefix_tokens, backend)
-    rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
-    return split_parts(qkv)
+    return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
 
 
 def split_parts(
@@ -190,28 +180,9 @@ def _load_backend(backend: str) -> Any:
     return import_module(found) if isinstance(found, str) else found
 
 
-_LIBRARY = torch.library.Library("ropevit", "FRAGMENT")
-
-
-def define_operation(name: str, function: Callable[..., Any], mutates_args: tuple[str, ...] = ()) -> Any:
-    """Make a custom operation of a function, and return it.
-
-    `torch.library.custom_op` does the same, but each of its calls runs Python code for autograd and for the versions of
-    changed tensors, which costs more than the rest of the call. Here a function that changes a tensor increments its
-    version itself, and autograd is registered only where an operation needs it.
-    """
-    _LIBRARY.define(
-        torch.library.infer_schema(function, mutates_args=mutates_args, op_name=name),
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
-    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-    return getattr(torch.ops.ropevit, name).default
-
-
 def _rotate(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
-    """Rotate q and k in place."""
+    """Rotate q and k in place; whoever calls it increments the version of the projection."""
     _load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix_tokens)
-    torch.autograd.graph.increment_version(qkv)
 
 
 def _backward(
@@ -234,18 +205,12 @@ def _backward(
     return grad_qkv, grad_frequencies, grad_positions
 
 
-rotate_op = define_operation("rotate_qkv_", _rotate, mutates_args=("qkv",))
-backward_op = define_operation("rotate_qkv_backward", _backward)
-
-
-@torch.library.register_fake(rotate_op, lib=_LIBRARY)
-def fake_rotate(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
+def _fake_rotate(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str) -> None:
     """Return nothing, as `rotate_op` does."""
     del qkv, positions, frequencies, num_prefix_tokens, backend
 
 
-@torch.library.register_fake(backward_op, lib=_LIBRARY)
-def fake_backward(
+def _fake_backward(
     gradients: list[Tensor],
     rotated: list[Tensor],
     positions: Tensor,
@@ -274,7 +239,8 @@ def refuse_second(ctx: Any, *gradients: Tensor) -> None:
     )
 
 
-torch.library.register_autograd(backward_op, refuse_second, lib=_LIBRARY)
+rotate_op = define_operation("rotate_qkv_", _rotate, _fake_rotate, mutates_args=("qkv",))
+backward_op = define_operation("rotate_qkv_backward", _backward, _fake_backward, backward=refuse_second)
 
 
 class RotateFunction(torch.autograd.Function):
@@ -289,6 +255,8 @@ class RotateFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotate q and k, and split the projection."""
         rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(qkv)
         q, k, v = split_parts(qkv.detach())
         angles = positions.requires_grad or frequencies.requires_grad
         ctx.save_for_backward(positions, frequencies, *((q, k) if angles else ()))
