@@ -68,7 +68,6 @@ def test_without_scaling_no_jitter_is_drawn(small, drawn, tmp_path):
     assert find_runs([tmp_path])[0].what == "fashion rope_mixed"
 
 
-@pytest.mark.usefixtures("unchecked")  # or the first of the trainings alone is checked, and rounded otherwise
 def test_an_interrupted_training_with_jitter_resumes_bit_for_bit(small, tmp_path, drawn):
     config = model_of(small(1, out=tmp_path / "whole"), scaling=RULE)
     train(config)

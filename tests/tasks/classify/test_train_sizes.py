@@ -64,7 +64,6 @@ def test_absolute_embeddings_are_resized_to_each_step(small, seen, position):
     assert set(seen[True]) <= {(20, 20), (36, 36)}
 
 
-@pytest.mark.usefixtures("unchecked")  # or the first of the trainings alone is checked, and rounded otherwise
 def test_an_interrupted_training_draws_the_same_sizes_again_bit_for_bit(small, seen, tmp_path):
     config = replace(small(1, out=tmp_path / "whole"), train_sizes=SIZES)
     train(config)
