@@ -19,7 +19,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import jaxtyping
 import pytest
 
-import typecheck
 from commands import command_lines
 
 gc.set_threshold(10_000, 20, 10)  # with Python's own, garbage collections are a twentieth of the run
@@ -37,6 +36,8 @@ def only_distributes():
 def prepare():
     """Check the shapes in every signature of what is imported from here on, and run Triton's kernels on any machine."""
     import torch
+
+    import typecheck
 
     jaxtyping.jaxtyped = typecheck.jaxtyped
     jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run: modules are imported late, too
@@ -81,7 +82,6 @@ _rows_checked: Counter[str] = Counter()
 @pytest.fixture(autouse=True)
 def check_signatures(request):
     """Check shapes in the first rows of each test only: the checks are a quarter of what the models' tests cost."""
-    typecheck.next_test()
     name = request.node.nodeid.partition("[")[0]
     _rows_checked[name] += 1
     with nullcontext() if _rows_checked[name] <= CHECKED_ROWS else unchecked_signatures():

@@ -1,8 +1,7 @@
 """The checker of signatures; an int may stand for a float, as everywhere in Python.
 
 jaxtyping's decorator prepares each of 4,700 functions where it is defined and binds the arguments of each call, which
-takes seconds a process. The one here prepares a function at its first call, binds arguments for shapes only, and checks
-the first calls of a function in each test: a training of some steps calls the same layers again and again.
+takes seconds a process. The one here prepares a function at its first call, and binds arguments for shapes only.
 """
 
 import functools
@@ -31,31 +30,15 @@ def jaxtyped(function=None, *, typechecker=None):
     return function
 
 
-#: Calls of a function that are checked in a test.
-CALLS = 2
-_tests = 0
-
-
-def next_test():
-    """Check the first calls of each function once more."""
-    global _tests
-    _tests += 1
-
-
 def _checked_when_called(function):
     """Return a function that is prepared at its first call, and only then if checks are on."""
-    prepared, test, left = None, -1, CALLS
+    prepared = None
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        nonlocal prepared, test, left
+        nonlocal prepared
         if jaxtyping.config.jaxtyping_disable:
-            return function(*args, **kwargs)  # before anything changes that dynamo, which traces this, guards
-        if test != _tests:
-            test, left = _tests, CALLS
-        if left == 0:
             return function(*args, **kwargs)
-        left -= 1
         if prepared is None:
             prepared = _jaxtyped(function, typechecker=check) if _needs_scope(function) else check(function)
         return prepared(*args, **kwargs)
