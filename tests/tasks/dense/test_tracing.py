@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from ropevit.tasks.dense.tracing import copy_inputs, copy_outputs
+from ropevit.tasks.dense.tracing import make_inputs_contiguous, make_output_contiguous
 
 
 def test_inputs_and_outputs_are_contiguous_copies_with_the_same_values():
@@ -14,8 +14,8 @@ def test_inputs_and_outputs_are_contiguous_copies_with_the_same_values():
             return (x + bias).transpose(0, 1) * scale
 
     module = Add()
-    copy_inputs(module)
-    copy_outputs(module)
+    make_inputs_contiguous(module)
+    make_output_contiguous(module)
     found = module(x, bias=bias, scale=2)
     assert torch.equal(found, (x + bias).transpose(0, 1) * 2)
     assert found.is_contiguous()

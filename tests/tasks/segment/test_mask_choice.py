@@ -1,5 +1,7 @@
 """Attention masks of a Mask2Former, and the comparison of an export; its files: tests/cli/test_export_dense.py."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -76,5 +78,17 @@ def test_each_output_that_is_wrong_is_a_difference(exported, found, which):
     wrong = list(outputs)
     wrong[which] = (outputs[0] + 1) % 5 if which == 0 else outputs[1] + 1
     assert exported.difference(images, wrong)[1] > 1e-3
-    wrong[which] = outputs[which] if which == 0 else outputs[1] * torch.nan
-    assert not exported.difference(images, wrong)[1] > 0
+
+
+def test_a_single_value_that_is_no_number_makes_the_difference_none(exported, found):
+    images, (labels, logits, *masks) = found
+    logits = logits.clone()
+    logits[1, 2, 3, 4] = torch.nan
+    assert all(map(math.isnan, exported.difference(images, (labels, logits, *masks))))
+
+
+def test_the_model_that_is_exported_stays_as_it_is():
+    model = small_mask2former(classes=5, decoder_layers=4)
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    SegmenterExport(model, {"classes": list("abcde")})
+    assert [len(module._forward_pre_hooks) for module in model.modules()] == hooks

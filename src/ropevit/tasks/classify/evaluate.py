@@ -295,7 +295,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),
-        mistakes=partial(_draw_mistakes, log.gather(communicator), view, inputs),
+        draw_mistakes=partial(_draw_mistakes, log.gather(communicator), view, inputs),
     )
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def copy_inputs(module: nn.Module) -> None:
+def make_inputs_contiguous(module: nn.Module) -> None:
     """Make a module take contiguous copies of its tensors, whatever their layout."""
     module.register_forward_pre_hook(_copy_given, with_kwargs=True)
 
 
-def copy_outputs(module: nn.Module) -> None:
+def make_output_contiguous(module: nn.Module) -> None:
     """Make a module return a contiguous copy of its output, whatever its layout."""
     module.register_forward_hook(_copy_returned)
 
@@ -22,10 +22,10 @@ def _copy(x: Any) -> Any:
 
 
 def _copy_given(_module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Forward pre-hook of `copy_inputs`."""
+    """Forward pre-hook of `make_inputs_contiguous`."""
     return tuple(map(_copy, inputs)), {name: _copy(value) for name, value in options.items()}
 
 
 def _copy_returned(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    """Forward hook of `copy_outputs`."""
+    """Forward hook of `make_output_contiguous`."""
     return _copy(output)

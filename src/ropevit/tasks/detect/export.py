@@ -1,5 +1,6 @@
 """A detector as one function of images, which `ropevit export` writes to a file."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ropevit.models.exportable import ExportModel, ImageSpec, difference, worst
 from ropevit.models.pyramid import LayerNorm2d
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.sampling import LevelSampling
-from ropevit.tasks.dense.tracing import copy_outputs
+from ropevit.tasks.dense.tracing import make_output_contiguous
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.postprocess import at_pairs, class_scores
@@ -61,7 +62,7 @@ class DetectorExport(ExportModel):
 
     def __init__(self, model: Detector, facts: Mapping[str, Any]):
         super().__init__()
-        self.model, self.facts = model, facts
+        self.model, self.facts = copy.deepcopy(model), facts  # it is changed below
         self.count = model.dino.config.queries
         self.outputs = {
             "boxes": ("batch", self.count, 4),
@@ -70,7 +71,7 @@ class DetectorExport(ExportModel):
         }
         self.decisions = {"tokens": ("batch", self.count), "pairs": ("batch", self.count)}
         self.images = _image_spec(model)
-        make_traceable(model)
+        make_traceable(self.model)
 
     def predict(self, images: Float[Tensor, "B c H W"]) -> Predictions:
         """Return the predictions of the last layer for whole images; no size is read as a number, as tracing needs."""
@@ -127,7 +128,7 @@ def make_traceable(model: Detector) -> None:
         if hasattr(module, "sampling_offsets"):
             module.attn = LevelSampling()
         if isinstance(module, LayerNorm2d):
-            copy_outputs(module)
+            make_output_contiguous(module)
 
 
 def _image_spec(model: Detector) -> ImageSpec:

@@ -120,7 +120,7 @@ class SizeEvaluation:
     """Images that could not be read, with the reason."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Content of further files for the output directory, by name."""
-    mistakes: Callable[[], Mapping[str, bytes]] = dict
+    draw_mistakes: Callable[[], Mapping[str, bytes]] = dict
     """Makes the content of files that the directory has once, of the test size nearest to the training's, by name."""
 
 
@@ -274,7 +274,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
         result = evaluate_size(size)
         rows.append(result.row)
         if context.is_main_process:
-            for name, content in {**result.files, **(result.mistakes() if size == nearest else {})}.items():
+            for name, content in {**result.files, **(result.draw_mistakes() if size == nearest else {})}.items():
                 results.write_bytes(name, content)
             results.add(result.row, result.classes)
             draw_results(results, plan, others, len(todo) - done)

@@ -300,7 +300,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     def evaluate_and_confuse(size: int) -> SizeEvaluation:
         found, counts = evaluate_counts(size, inputs)
         title = f"{name} on {fields['data']}, {size} px"
-        return replace(found, mistakes=partial(_confused_pixels, counts, classes, title))
+        return replace(found, draw_mistakes=partial(_confused_pixels, counts, classes, title))
 
     return EvalPlan(
         **fields,

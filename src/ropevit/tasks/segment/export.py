@@ -1,6 +1,8 @@
 """A segmenter as one function of images, which `ropevit export` writes to a file."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.models.exportable import ExportModel, ImageSpec, relative, worst
-from ropevit.tasks.dense.tracing import copy_inputs
+from ropevit.tasks.dense.tracing import make_inputs_contiguous
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.mask_choice import MaskChoice, mask_shapes
@@ -27,13 +29,13 @@ class SegmenterExport(ExportModel):
 
     def __init__(self, model: SegmentationModel, facts: Mapping[str, Any]):
         super().__init__()
-        self.model, self.facts = model, facts
+        self.model, self.facts = copy.deepcopy(model), facts  # it is changed below
         self.outputs = {
             "labels": ("batch", "height", "width"),
             "logits": ("batch", len(facts["classes"]), "height", "width"),
         }
         self.decisions = mask_shapes(model)
-        make_traceable(model)
+        make_traceable(self.model)
         self.images = ImageSpec(
             channels=model.backbone.config.body.in_channels,
             least=max(model.backbone.strides) + 1,  # two cells of the coarsest map
@@ -43,10 +45,9 @@ class SegmenterExport(ExportModel):
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> tuple[Tensor, ...]:
         """Return the label map (B, H, W) and the logits (B, K, H, W) of normalized images."""
-        with MaskChoice(self.model) as choice:
+        with MaskChoice(self.model) if self.with_decisions else nullcontext() as choice:
             logits = self.model.logits(images)
-        found = logits.argmax(1), logits
-        return (*found, *choice.masks) if self.with_decisions else found
+        return (logits.argmax(1), logits, *(choice.masks if choice else ()))
 
     @torch.no_grad()
     def difference(self, images: Tensor, found: Sequence[Tensor]) -> tuple[float, float]:
@@ -70,7 +71,7 @@ def make_traceable(model: SegmentationModel) -> None:
     if isinstance(model, Mask2Former):
         for module in (*model.decoder.modules(), model.classifier):
             if isinstance(module, nn.Linear | nn.MultiheadAttention):
-                copy_inputs(module)
+                make_inputs_contiguous(module)
 
 
 def open_export(path: str, scaling: str | None = None) -> SegmenterExport:
