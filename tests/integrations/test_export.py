@@ -16,7 +16,7 @@ import ropevit
 from integrations.exported import tiny
 from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
-from ropevit.integrations.export.check import check
+from ropevit.integrations.export.check import check, check_kept
 from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import fold_constant_nodes, keep_outputs, plain_copy, trace
 from ropevit.kernels import set_backend
@@ -233,6 +233,17 @@ def test_a_program_keeps_its_first_outputs_and_what_they_need(tmp_path):
     assert len(found) == 2
     assert torch.equal(found[1], torch.full((5,), 4.0))
     assert not any("cumsum" in str(node.target) for node in program.graph.nodes)
+
+
+def test_a_file_whose_outputs_were_cut_is_run_before_it_is_kept():
+    def whole(images):
+        return [images.amax(1), images.sum((2, 3)), images > 0]
+
+    model = tiny("rope_mixed")
+    check_kept(lambda images: whole(images)[:2], whole, model, None, 2)
+    for broken in (lambda images: whole(images)[:1], lambda images: [images, images.sum((2, 3))], whole):
+        with pytest.raises(MismatchError, match=r"the outputs of the exported file are .* nothing was written"):
+            check_kept(broken, whole, model, None, 2)
 
 
 @pytest.mark.full  # by default its constants are folded, above

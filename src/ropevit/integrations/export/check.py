@@ -57,6 +57,23 @@ def compare(run: Run, model: nn.Module, size: tuple[int, int] | None) -> tuple[D
     return tuple(differences)
 
 
+@torch.no_grad()
+def check_kept(kept: Run, whole: Run, model: nn.Module, size: tuple[int, int] | None, count: int) -> None:
+    """Run a file whose further outputs were removed, and the file with all of them.
+
+    Values are compared by `compare`, before; a rounding error may reverse a choice here.
+
+    Raises:
+        MismatchError: If the first outputs differ in number, shape or dtype.
+    """
+    images = torch.zeros(_sample_shapes(model, size)[0])
+    found, expected = ([(tuple(x.shape), x.dtype) for x in run(images)] for run in (kept, whole))
+    if found != expected[:count]:
+        raise MismatchError(
+            f"the outputs of the exported file are {found}, expected {expected[:count]}; nothing was written", ()
+        )
+
+
 def check(differences: Sequence[Difference], tolerance: float) -> None:
     """Raise MismatchError if any difference is above the tolerance.
 

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.extras import require
-from ropevit.integrations.export.check import TOLERANCE, Difference, Run, check, compare
+from ropevit.integrations.export.check import TOLERANCE, Difference, Run, check, check_kept, compare
 from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import keep_outputs, plain_copy, trace
 from ropevit.models import Config, Model
@@ -119,6 +119,7 @@ def export_onnx(
         differences = _compare_and_check(run, job, tolerance)
         if decisions:
             onnx_files.keep_outputs(temporary, len(job.outputs))
+            check_kept(onnx_files.runner(temporary), run, job.model, job.size, len(job.outputs))
         quantized = _compare_and_check(onnx_files.quantize(temporary), job, math.inf) if int8 else ()
     return job.report(differences, opset=OPSET, int8_differences=quantized)
 
@@ -151,6 +152,8 @@ def export_torch(
             keep_outputs(program, len(job.outputs))
             with quiet():
                 torch.export.save(program, temporary, extra_files=extra)
+                kept = program_runner(torch.export.load(temporary))
+            check_kept(kept, run, job.model, job.size, len(job.outputs))
     return job.report(differences)
 
 
