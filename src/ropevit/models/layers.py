@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 
 from ropevit.kernels import rotate_qkv
+from ropevit.kernels.rotation import split_parts
 from ropevit.models.mlp import MLPS
 from ropevit.models.packed import SequenceIds, zero_nonfinite_tokens
 from ropevit.models.window_partition import WindowPartition, attend_in_windows
@@ -165,8 +166,7 @@ def split(
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Split the joint projection into queries, keys and values, and rotate queries and keys by position."""
     if frequencies is None:
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        return q, k, v
+        return split_parts(qkv)
     return rotate_qkv(qkv, positions, frequencies, num_prefix_tokens, inplace=inplace, backend=backend)
 
 
