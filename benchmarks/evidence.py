@@ -12,8 +12,9 @@
 
 Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by inference mode or
 scaling method and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in
-`runs/evidence`. Lines since 30 November 2026 have the commit of the code that wrote them
-(`19d7d357ef49+` is that commit, too: the only file that differed was that of the results).
+`runs/evidence`. The arm `floor` is no training but the majority-class baseline. Lines since 30 November 2026 have the
+commit of the code that wrote them (`19d7d357ef49+` is that commit, too: the only file that differed was that of the
+results).
 
 ## Plan (committed before the first training)
 
@@ -112,7 +113,8 @@ SIZES = {"field": (32, 64, 96, 128), "zoom": (32, 64, 96, 128), "far": (48, 96, 
 #: Random training sizes, around the training size.
 TRAIN_SIZES = {"field": (24, 32, 48), "zoom": (24, 32, 48), "far": (44, 48, 64)}
 JITTER = "jitter(rescale=2)"
-#: Name of the arm that learned nothing: every pixel background (`field`), or the most frequent label.
+#: Name of the majority-class baseline, a model that learned nothing: every pixel background (`field`), or the most
+#: frequent label of the test images.
 FLOOR = "floor"
 
 
@@ -272,7 +274,7 @@ def commit() -> str:
 
 
 def floors(panel: Panel, name: str, seed: int) -> dict[str, Any]:
-    """Return the line of what a model scores that learned nothing, on the test images of a seed."""
+    """Return the line of the majority-class baseline, on the test images of a seed."""
     scores = {str(size): round(panel.majority_score(size).score, 4) for size in SIZES[name]}
     return key(name, Arm(FLOOR), seed, "") | {"scores": {"whole": scores}}
 
@@ -290,7 +292,7 @@ def main() -> None:
     parser.add_argument("--panels", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rerun", action="store_true", help="measure the noise of a rerun")
     parser.add_argument("--scaled", action="store_true", help="train again, and evaluate with scaling methods, too")
-    parser.add_argument("--floors", action="store_true", help="write the scores of models that learned nothing")
+    parser.add_argument("--floors", action="store_true", help="scores of the majority-class baseline, arm `floor`")
     arguments = parser.parse_args()
     if arguments.floors:
         for seed in SEEDS:

@@ -60,7 +60,7 @@ def test_an_unknown_attribute_of_the_package_raises():
         ("models --nosuch", "Unrecognized options: --nosuch; see `ropevit models --help`"),
         ("models --siz 3", "Unrecognized options: --siz, 3; did you mean --size?; see `ropevit models --help`"),
         ("models --size x", "error: got 'x' for --size; expected a whole number; see `ropevit models --help`"),
-        ("models a b", "error: got b, which the command does not take; see `ropevit models --help`"),
+        ("export a b", "error: got b, which the command does not take; see `ropevit export --help`"),
         ("study --train-size x", "error: got 'x' for --train-size; expected a whole number; see `ropevit study"),
         ("study --lr x", "error: got 'x' for --lr; expected a number; see `ropevit study --help`"),
         ("study --train-sizes 8 x", "error: got '8', 'x' for --train-sizes; expected whole numbers; see `ropevit"),

@@ -29,10 +29,25 @@ def test_macs_of_swin_use_windows_of_one_32nd_of_the_image(capsys):
     assert row[1:] == ["28.27M", "13.99G", "81.4", "79.5", "yes"]
 
 
+def test_several_patterns_list_each_model_once_in_the_registrys_order(capsys):
+    main(["models", "vit_pe_core_t*", "eva02_t*", "eva02_tiny_patch14_224"])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "_patch" in line]
+    assert rows == ["eva02_tiny_patch14_224", "eva02_tiny_patch14_336", "vit_pe_core_tiny_patch16_384"]
+
+
+def test_a_pattern_that_the_shell_replaced_by_a_file_is_explained(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "eva02_base.pth").touch()
+    with pytest.raises(SystemExit):
+        main(["models", "eva02_base.pth"])
+    assert "which is a file here; put a pattern with * in quotes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["models", "resnet*"], "no model matches 'resnet*'"),
+        (["models", "deit_tiny", "resnet*"], "no model matches 'resnet*'"),
         (["models", "--size", "225"], "a height of 224"),
         (["models", "--size", "-16"], "a height of 16"),
         (["models", "swin*", "--size", "-16"], "got img_size=(-16, -16); expected pixels, above 0"),

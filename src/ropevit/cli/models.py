@@ -1,6 +1,7 @@
 """`ropevit models`: the registered models with parameters, MACs and accuracy."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,25 +15,26 @@ from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, lis
 from ropevit.text import suggest
 
 
-def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 224, published: bool = False) -> None:
+def models(
+    patterns: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATTERN ...]")] = ("*",),
+    /,
+    size: int = 224,
+    published: bool = False,
+) -> None:
     """List models with parameters, MACs and published accuracy, or license and hub id of the weights.
 
     For example:
       ropevit models
       ropevit models 'rope_mixed*' --size 384
-      ropevit models 'dinov3*'
+      ropevit models 'dinov3*' 'eva02*'
 
     Args:
-        pattern: Shell-style pattern of names, quoted; or of variants, such as deit_small, for all its embeddings.
+        patterns: Shell-style patterns of names, quoted; or of variants, such as deit_small, for all its embeddings.
         size: Image size in pixels for which MACs are counted; Swin uses windows of 1/32 of it.
         published: List only models with published weights.
     """
-    names = list_models(pattern, pretrained=published)
-    if not names:
-        hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")
-        if inside := list_models(f"*{pattern}*"):
-            hint = f"'*{pattern}*', in quotes, matches {len(inside)}, such as {inside[0]}"
-        raise ValueError(f"no model matches {pattern!r}; {hint}")
+    matches = {name for pattern in patterns for name in _match(pattern, published)}
+    names = [name for name in MODELS if name in matches]
     scored = any(name in TOP1 for name in names)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("name", "params", "MACs", *(("224", "384") if scored else ("license",)), "hub"):
@@ -48,6 +50,22 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         console = Console(width=max(console.width, Console(width=1000).measure(table).maximum))
     console.print(table)
     print_line(console, "\n".join(_notes(size, scored)), style="dim")
+
+
+def _match(pattern: str, published: bool) -> list[str]:
+    """Return the names that a pattern matches.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if names := list_models(pattern, pretrained=published):
+        return names
+    if Path(pattern).exists():  # an unquoted pattern that the shell has replaced by the names of files
+        raise ValueError(f"no model matches {pattern!r}, which is a file here; put a pattern with * in quotes")
+    hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")
+    if inside := list_models(f"*{pattern}*"):
+        hint = f"'*{pattern}*', in quotes, matches {len(inside)}, such as {inside[0]}"
+    raise ValueError(f"no model matches {pattern!r}; {hint}")
 
 
 def _scores(name: str) -> tuple[str, ...]:

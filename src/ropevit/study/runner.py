@@ -10,7 +10,7 @@ The directory of a study holds `config.json`, `images.json` (a fingerprint of th
      "failed": [...],            {fields of `Run`, "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
      "skipped_files": [...],     files of the user's that could not be read, with the reason
-     "floors": {...},            for each panel the score of a model that learned nothing (see `majority.py`)
+     "floors": {...},            for each panel the majority-class baseline (see `majority.py`)
      "costs": {...}}             for each panel the time of a step of each embedding (see `cost.py`); {} until complete
 """
 
