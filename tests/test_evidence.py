@@ -324,6 +324,7 @@ def first_panels(few_drawings):  # noqa: ARG001
     return evidence.panels(300)
 
 
+@pytest.mark.full  # it renders the drawings of two more seeds
 def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same(first_panels):
     first, second, again = first_panels, *(evidence.panels(seed) for seed in (301, 300))
     assert first["field"].test_name == again["field"].test_name == "emoji/test/300"

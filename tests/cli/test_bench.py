@@ -147,6 +147,7 @@ def test_wrong_input_is_one_line(arguments, message, out, capsys, monkeypatch):
     assert not out.exists()
 
 
+@pytest.mark.full  # tests/bench has its parts
 def test_scale_shows_how_cost_grows_and_leaves_out_what_was_wrong(out, capsys, monkeypatch):
     tiny = replace(shapes.SIZES["quick"], pixels=32)
     sizes = shapes.ScaleSizes((tiny, replace(tiny, pixels=64)), (), shapes.MixedSizes(tiny, ((32, 32), (16, 48))))

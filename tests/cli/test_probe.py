@@ -210,6 +210,7 @@ def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos,
         torch.testing.assert_close(Extractor(plan).embedder(resized)(images), expected)
 
 
+@pytest.mark.full  # by default classes and patches of a ViT are probed
 def test_models_without_a_head_or_a_rotation_are_probed(tmp_path, photos, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bare = save(tmp_path / "bare.safetensors", num_classes=0, position="ape", pooling="avg", class_token=False)
@@ -327,6 +328,7 @@ def test_detectors_and_methods_that_do_not_fit_are_refused(photos, tmp_path, mon
     assert "got --pooling both for mean, whose head reads the mean patch" in error
 
 
+@pytest.mark.full  # tests/integrations/test_scaling_in_place.py has these methods
 def test_models_of_other_families_take_scaling_methods(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     convention = ROPE_FAMILIES["dinov3"].convention
@@ -385,6 +387,7 @@ def test_patches_are_measured_where_images_have_masks(checkpoint, masks, capsys)
     assert "max_patches was 80, now 10000" in error_of([*words(checkpoint, masks), "--out", "out", "--resume"], capsys)
 
 
+@pytest.mark.full  # by default classes and patches of a ViT are probed
 def test_a_swin_and_an_absolute_embedding_are_probed_by_patches(masks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = get_config(

@@ -112,6 +112,7 @@ def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
         assert shown in printed
 
 
+@pytest.mark.full  # by default a segmenter is, in test_train_segment.py
 def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     data, out = str(tmp_path / "coco"), tmp_path / "run"
     main(["data", "make-tiny", "coco", data])

@@ -114,6 +114,7 @@ def test_modules_keys_copies_and_pickles_stay(name):
         assert torch.equal(tokens(theirs, images(64, 64)), plain)
 
 
+@pytest.mark.full  # test_retrofit.py compiles a retrofitted model by default
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", by_default(["timm"], ["timm", TRANSFORMERS]))
 @torch.no_grad()

@@ -23,7 +23,7 @@ DEVICE = "cpu" if interpreted() else "cuda"
 
 @pytest.mark.parametrize("programs", by_default([12], [2, 12, 64]))
 @pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("heads", [2, None])
+@pytest.mark.parametrize("heads", by_default([2], [2, None]))
 def test_a_program_may_go_through_several_images_and_blocks(monkeypatch, programs, per_image, heads):
     monkeypatch.setattr(triton_rotation, "PROGRAMS", programs)
     monkeypatch.setattr(triton_rotation, "TILE", 1024)

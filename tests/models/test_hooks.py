@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing import assert_close
 
-from marks import embeddings
+from marks import by_default, embeddings
 from offloading import offload
 from ropevit.kernels.windows import clear_masks
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, Swin, SwinConfig, ViT, ViTConfig
@@ -161,7 +161,7 @@ RUNS = {
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", by_default(["vit", "swin", "packed"], RUNS))
 def test_nothing_that_one_mode_has_left_behind_ends_another(name):
     """Evaluation in inference mode and under fake tensors and transforms, then training, then a compiled model."""
     make, run = RUNS[name]

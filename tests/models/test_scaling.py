@@ -208,6 +208,7 @@ def test_what_rules_cannot_do_is_refused():
         set_scaling(torch.nn.Linear(2, 2), "pi")
 
 
+@pytest.mark.full  # test_vit.py and test_swin.py compile a rotation by default
 @pytest.mark.parametrize(
     ("kind", "position"),
     [("vit", "rope_polar"), pytest.param("swin", "rope_simplex", marks=pytest.mark.full)],

@@ -48,6 +48,7 @@ def test_a_study_leaves_one_file_with_every_result(tmp_path):
     assert sum(isinstance(event, RunDone) for event in events) == 2
 
 
+@pytest.mark.full  # two processes import everything anew
 def test_workers_give_the_same_results_and_events_as_one_process(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: the order of a sum depends on it

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from marks import by_default
 from ropevit.models import VIT_EMBEDDINGS
 from ropevit.study.events import Evaluating, RunStarted, TrainProgress
 from ropevit.study.job import StopRequested
@@ -54,7 +55,7 @@ def test_layers_start_as_wide_as_asked_and_the_global_generator_is_left_alone(ma
 
 
 @pytest.mark.parametrize("panel", ["field", "zoom"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", by_default([torch.bfloat16], [torch.float32, torch.bfloat16]))
 def test_a_run_leaves_its_result_log_checkpoint_and_model(make_job, panel, precision):
     events = []
     job = make_job(panel, dtype=precision, report=events.append)
@@ -75,7 +76,7 @@ def test_a_run_leaves_its_result_log_checkpoint_and_model(make_job, panel, preci
 
 
 @pytest.mark.parametrize("panel", ["field", "zoom"])
-@pytest.mark.parametrize("embedding", ["ape", "rope_mixed"])
+@pytest.mark.parametrize("embedding", by_default(["rope_mixed"], ["ape", "rope_mixed"]))
 def test_a_run_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, panel, embedding):
     whole = make_job(panel, embedding, folder=tmp_path / "whole")
     train(whole)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from embedded import few
+from marks import by_default
 from ropevit.rope.scaling import CoordinateJitter
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Evaluating, Run, RunStarted, TrainProgress
@@ -117,7 +118,7 @@ def test_trainings_with_a_rule_share_weights_images_and_draws(make_job, drawn, m
     assert len({tuple(values.flatten().tolist()) for values in drawn}) == 6
 
 
-@pytest.mark.parametrize("panel", ["field", "zoom"])
+@pytest.mark.parametrize("panel", by_default(["zoom"], ["field", "zoom"]))
 def test_a_run_with_jitter_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, panel, drawn):
     whole = ruled(make_job(panel, folder=tmp_path / "whole"))
     train(whole)

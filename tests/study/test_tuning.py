@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from marks import by_default
 from ropevit.cli.study import score_table
 from ropevit.data.labeled import LabeledImages
 from ropevit.models.vit import ViT
@@ -104,7 +105,7 @@ def make_tuned(make_job):
     return make
 
 
-@pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize("panel", by_default(["zoom"], PANELS))
 def test_every_size_above_the_training_size_has_a_choice(make_tuned, panel):
     seen = []
     job = make_tuned(panel, report=seen.append)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from embedded import read_once
+from marks import by_default
 from ropevit.data.sources import MemorySource
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify import train as classify
@@ -23,6 +24,10 @@ SMALLEST = {"deit": "deit_tiny", "swin": "swin_tiny", "dino": "dinov3_vits16", "
 
 #: Recipes whose parts are all among those of others.
 MIXED = ("segment/linear_eva02_base", "segment/upernet_dinov3_base", "segment/mask2former_dinov3_base")
+
+#: Those that take a step by default: each task, backbone and head.
+BY_DEFAULT = ("deit3_small", "swin_tiny", "detect/dino_vitdet_base", "segment/mask2former_swin_tiny",
+              "segment/upernet_vit_base_mmseg")  # fmt: skip
 
 
 @pytest.mark.parametrize("recipes", [CLASSIFIERS, DETECTORS, SEGMENTERS])
@@ -137,6 +142,12 @@ def once(recipes):
     return list(kinds.values())
 
 
+def mostly_full(recipes):
+    """Leave recipes that another one mostly holds to `make test-all`."""
+    names = once(recipes)
+    return by_default([name for name in names if name in BY_DEFAULT], names)
+
+
 def check(out):
     """See that steps were taken and written down."""
     lines = [line for line in read_metrics(out) if "loss" in line]
@@ -145,21 +156,19 @@ def check(out):
 
 
 @pytest.mark.usefixtures("few_images")
-@pytest.mark.parametrize("name", once(CLASSIFIERS))
+@pytest.mark.parametrize("name", mostly_full(CLASSIFIERS))
 def test_classifiers(name, tmp_path):
     classify.train(cut_classifier(CLASSIFIERS[name](), tmp_path))
     check(tmp_path)
 
 
-@pytest.mark.parametrize("name", once(DETECTORS))
+@pytest.mark.parametrize("name", mostly_full(DETECTORS))
 def test_detectors(name, tmp_path, sets):
     train_detector(cut_detector(DETECTORS[name](), tmp_path, sets / "coco"))
     check(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.full] if name in MIXED else []) for name in once(SEGMENTERS)]
-)
+@pytest.mark.parametrize("name", mostly_full(SEGMENTERS))
 def test_segmenters(name, tmp_path, sets):
     train_segmenter(cut_segmenter(SEGMENTERS[name](), tmp_path, sets / "ade"))
     check(tmp_path)

@@ -225,7 +225,7 @@ def test_an_embedding_of_prefix_tokens_needs_an_absolute_one():
 
 
 #: The sizes whose modules take longest to make.
-LARGEST = ("vit_large", "vit_huge", "vit_7b", "eva02_large", "vit_pe_core_gigantic")
+LARGEST = ("vit_large", "vit_huge", "vit_7b", "eva02_large", "vit_pe_core_gigantic", "vit_pe_lang", "vit_pe_spatial")
 
 
 @pytest.mark.parametrize("name", by_default([name for name in NAMES if not name.startswith(LARGEST)], NAMES))

@@ -119,6 +119,7 @@ def test_size_is_the_shorter_side_and_the_limit_on_the_longer_scales_with_it(pla
     assert default_sizes(800, module.SIZE_FACTORS) == [480, 640, 800, 1024, 1333]
 
 
+@pytest.mark.full  # by default evaluations of classifiers and segmenters are resumed
 def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_path):
     out, done = tmp_path / "out", []
 
@@ -195,6 +196,7 @@ def test_unreadable_images_are_named_and_their_objects_count_as_missed(place, tm
     assert [event.skipped for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
 
 
+@pytest.mark.full  # by default curves of classifiers are
 def test_curves_of_comparable_evaluations_are_drawn_in_one_plot(place, tmp_path, monkeypatch):
     drawn, original = [], Figure.savefig
     monkeypatch.setattr(

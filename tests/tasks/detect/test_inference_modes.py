@@ -132,6 +132,7 @@ def measure(saved, place, out, **options):
     return evaluate(EvalConfig(**known | options))
 
 
+@pytest.mark.full  # by default those of a classifier and of a segmenter
 def test_baselines_have_rows_with_their_cost_beside_each_size(saved, place, tmp_path):
     options = DetectorOptions(save_detections=True)
     rows = measure(saved, place, tmp_path, sizes=(32, 64, 128), baselines=("tiles", "resize"), options=options)
@@ -159,6 +160,7 @@ def test_baselines_have_rows_with_their_cost_beside_each_size(saved, place, tmp_
     }
 
 
+@pytest.mark.full  # by default one image is detected in tiles
 def test_tiles_of_a_batch_are_those_of_each_image(saved, place, tmp_path):
     """Tiles have no padding, so a batch changes nothing."""
     one, two = (

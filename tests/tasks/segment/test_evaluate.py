@@ -72,8 +72,8 @@ def table(path):
 @pytest.mark.parametrize(
     ("size", "options", "looks"),
     [
-        (64, {}, {}),
-        (96, {}, {"short": 96, "long": 120}),
+        pytest.param(64, {}, {}, marks=pytest.mark.full),
+        pytest.param(96, {}, {"short": 96, "long": 120}, marks=pytest.mark.full),
         (64, {"flip": True, "ratios": (0.75, 1.0)}, {"flip": True, "ratios": (0.75, 1.0)}),
         (64, {"window": 48}, {"window": 48, "stride": 32}),
     ],
@@ -153,6 +153,7 @@ def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_pa
         measure(place, out, resume=True, options=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
 
 
+@pytest.mark.full  # by default that of a classifier
 def test_the_reference_grid_of_scaling_is_that_of_the_training_crops(place, tmp_path, monkeypatch):
     path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
     seen, begun, original = [], [], module.confusion_matrix

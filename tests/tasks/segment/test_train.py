@@ -86,6 +86,7 @@ def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(ade
     assert task(config).evaluate(model.eval(), lambda _: None) == scores
 
 
+@pytest.mark.full  # by default a detector and a classifier
 @pytest.mark.parametrize("head", by_default(["upernet"], ["upernet", "mask2former"]))
 def test_an_interrupted_training_resumes_with_the_same_losses(ade_root, tmp_path, head):
     def averaged(name, **changes):

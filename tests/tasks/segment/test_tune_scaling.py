@@ -45,12 +45,18 @@ def few_candidates():
 
 
 @pytest.fixture(scope="module")
-def tuned(ade, tmp_path_factory):
-    """The folder of a segmenter whose scaling was chosen."""
+def segmenter(tmp_path_factory):
+    """The folder of a segmenter."""
     folder = tmp_path_factory.mktemp("segmenter")
     save_tiny(folder / "model.safetensors", crop=32)
-    main([*words("tune-scaling", folder, ade), "--out", str(folder / "tuning")])
     return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(ade, segmenter):
+    """The same, once its scaling was chosen."""
+    main([*words("tune-scaling", segmenter, ade), "--out", str(segmenter / "tuning")])
+    return segmenter
 
 
 def words(verb, folder, data):
@@ -79,6 +85,7 @@ def test_scores_of_the_choice_are_those_of_eval_on_the_same_images(tuned, ade, t
         assert trials[scaling] == pytest.approx(score(tmp_path / scaling), abs=1e-3)
 
 
+@pytest.mark.full  # tests/cli/test_tune_scaling.py has it for classifiers
 def test_the_choice_is_read_by_eval_and_predict(tuned, ade, tmp_path, capsys):
     (choice,) = json.loads((tuned / "scaling.json").read_text())["choices"]
     assert (choice["metric"], choice["sizes"]) == ("mIoU", [64])
@@ -100,6 +107,7 @@ def test_the_choice_is_read_by_eval_and_predict(tuned, ade, tmp_path, capsys):
     assert found["auto"] != found["parts+log"] or choice["scaling"] == "parts+log"
 
 
+@pytest.mark.full  # tests/cli/test_tune_scaling.py has it for classifiers
 def test_unreadable_images_are_named_and_not_counted(tuned, ade, capsys):
     (choice,) = json.loads((tuned / "scaling.json").read_text())["choices"]
     half = next(name for name, index in split_images(40, "images").items() if BROKEN in index)
@@ -112,6 +120,7 @@ def test_unreadable_images_are_named_and_not_counted(tuned, ade, capsys):
     assert json.loads((tuned / "scaling.json").read_text())["choices"][0] == json.loads(before)["choices"][0]
 
 
+@pytest.mark.full  # the search of its fixture takes seconds
 def test_a_search_is_not_resumed_on_other_images_or_with_other_limits(tuned, ade, tmp_path, capsys):
     settings = json.loads((tuned / "tuning" / "tuning.json").read_text())["config"]
     assert settings.items() >= {"flip": False, "test_short": 64, "test_long": 80, "window": None}.items()
@@ -179,6 +188,6 @@ def test_the_mean_is_over_classes_that_are_labeled_or_predicted():
         (["--batch-size", "2"], "a segmenter takes images one by one"),
     ],
 )
-def test_wrong_input_is_one_line(tuned, ade, tmp_path, monkeypatch, capsys, extra, message):
+def test_wrong_input_is_one_line(segmenter, ade, tmp_path, monkeypatch, capsys, extra, message):
     monkeypatch.chdir(tmp_path)
-    assert message in error_of([*words("tune-scaling", tuned, ade), *extra], capsys)
+    assert message in error_of([*words("tune-scaling", segmenter, ade), *extra], capsys)

@@ -198,6 +198,7 @@ def test_only_the_newest_checkpoints_are_kept(small, tmp_path):
     ]
 
 
+@pytest.mark.full  # test_recipes_start.py trains with the first two by default
 @pytest.mark.usefixtures("unchecked")
 def test_training_works_with_bfloat16_checkpointing_and_compiling(small, tmp_path, monkeypatch):
     compiled = []

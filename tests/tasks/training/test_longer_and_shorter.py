@@ -87,6 +87,7 @@ def test_a_refused_extension_changes_nothing(small, tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.full  # by default a training is extended, and one ended by patience
 def test_an_extended_training_is_not_complete_until_its_new_end(small, tmp_path):
     run = tmp_path / "run"
     train(small(1))
@@ -165,6 +166,7 @@ def test_a_training_ends_when_its_score_no_longer_improves(small, scored, tmp_pa
     assert [event.step for event in later] == [40, 48, 56, 64]
 
 
+@pytest.mark.full  # by default a training is extended, and one ended by patience
 def test_patience_counts_from_where_a_training_was_extended(small, scored):
     scored(30.0, 20.0, 20.0, 10.0)
     train(small(3, patience=2))
@@ -189,6 +191,7 @@ def test_patience_that_ends_a_training_at_once_evaluates_the_moving_average(smal
     assert (seen.step, seen.scores) == (20, {"top1": 20.0, "ema_top1": 10.0})
 
 
+@pytest.mark.full  # by default a training is extended, and one ended by patience
 def test_patience_counts_evaluations_and_not_the_steps_in_between(small, scored):
     scored(10.0, 5.0, 4.0, 3.0)
     seen = events_of(small(6, patience=1, val_interval=2), EvalDone)
