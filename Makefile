@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo test tests test-all coverage bench lint types most-types docs constraints clean
+.PHONY: help setup demo test tests test-all coverage bench lint types docs constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,14 +25,13 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Bytecode is kept: without it, every process that the tests start would compile the package anew.
 test test-all: export PYTHONDONTWRITEBYTECODE :=
-test: $(STAMP) lint  ## check style and types, and run the tests that are not marked "full"
-	@$(MAKE) --no-print-directory --jobs 2 most-types tests
+test: $(STAMP) lint tests  ## check style, and run the tests that are not marked "full"
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m "not full"
 
-test-all: test  ## run everything: those tests, then the ones marked "full"
-	$(BIN)/basedpyright $(APART)
+test-all: $(STAMP) lint  ## run everything: style, types, those tests, then the ones marked "full"
+	@$(MAKE) --no-print-directory --jobs 2 types tests
 	$(BIN)/python -m pytest $(WORKERS) -m full
 
 coverage: $(STAMP)  ## run the tests that are not marked "full", and check how much of the package they execute
@@ -46,14 +45,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(STAMP)
+types: $(STAMP)  ## check types
 	$(BIN)/basedpyright
-
-# Left to test-all: what transformers exports leads to the files of all its models, most of what the checker reads.
-APART := src/ropevit/integrations/transformers
-
-most-types: $(STAMP)
-	$(BIN)/basedpyright $$(find src -name '*.py' -not -path '$(APART)/*')
 
 docs: $(STAMP)  ## build the guide into site/; a warning is an error
 	$(BIN)/python -m sphinx -c docs -E -W --keep-going -q . site
