@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.backends.debugging import aot_eager
 
+from marks import by_default
 from ropevit.bench.attention import attention_candidate, expected, make_data
 from ropevit.bench.check import TOLERANCES, WrongResultError, rotate_exact
 from ropevit.bench.peers import fused, implementations, make_layer, split
@@ -53,7 +54,7 @@ def test_all_backends_of_the_device_are_benchmarked():
 
 
 @pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")
-@pytest.mark.parametrize("embedding", ["axial", "mixed"])
+@pytest.mark.parametrize("embedding", by_default(["mixed"], ["axial", "mixed"]))
 def test_the_fused_implementation_agrees_with_float64(embedding):
     window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
     impl = fused(embedding)

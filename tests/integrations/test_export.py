@@ -14,7 +14,6 @@ from torch import nn
 
 import ropevit
 from integrations.exported import tiny
-from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check, check_kept
 from ropevit.integrations.export.quiet import quiet
@@ -164,7 +163,8 @@ def test_a_baked_swin_computes_the_same_at_its_size_for_any_batch(folded_swin, b
     agree(report.path, model, batch, 3, 33, 30)
 
 
-@pytest.mark.parametrize("fixture", by_default(["folded"], ["folded", "folded_swin"]))
+@pytest.mark.full  # by default constants are folded below, to the bit
+@pytest.mark.parametrize("fixture", ["folded", "folded_swin"])
 def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, request):
     _, report = request.getfixturevalue(fixture)
     graph = onnx.load(report.path).graph
@@ -174,6 +174,7 @@ def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, reques
     assert report.inputs["images"][0] == "batch"
 
 
+@pytest.mark.full  # so does the program that it is made from, below
 def test_folding_leaves_frequencies_and_the_embedding_out(folded):
     names = {weight.name for weight in onnx.load(folded[1].path).graph.initializer}
     assert not any("freqs" in name or "pos_embed" in name or "cls_token" in name for name in names)

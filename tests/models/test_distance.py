@@ -80,7 +80,7 @@ def test_gradients_of_a_packed_batch_are_those_of_each_image_alone(position):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("position", NAMES)
+@pytest.mark.parametrize("position", by_default(["alibi", "fire", "rope_mixed_decay", "rope_mixed_gaussian"], NAMES))
 def test_one_graph_of_a_bias_serves_all_grids(position):
     bias, counter = make(position, depth=1).blocks[0].attn.distance, CompileCounter()
     torch._dynamo.reset()

@@ -83,6 +83,7 @@ def test_checkpointing_shows_in_the_count():
     assert step_memory(frugal, loss) < 0.8 * step_memory(vit, loss)
 
 
+@pytest.mark.full  # two more models without values
 def test_nothing_without_values_stays_behind():
     loss = step(1, 64, 96)
     step_memory(swin, loss)

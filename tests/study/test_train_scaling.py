@@ -196,6 +196,7 @@ def test_the_report_says_which_rules_were_trained_with():
     assert "also trained" not in " ".join(describe_method(StudyConfig(), {"data": data}))
 
 
+@pytest.mark.full  # test_runner.py has one that goes on with more seeds
 @pytest.mark.usefixtures("few_images")
 def test_a_study_goes_on_with_more_rules_and_sizes_without_training_again(tmp_path):
     first = run_study(config(tmp_path), lambda _: None)
