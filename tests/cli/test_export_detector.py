@@ -16,8 +16,9 @@ from PIL import Image
 from ropevit.cli import main
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.integrations.export import export_onnx, export_torch, files
-from ropevit.tasks.detect.export import open_export
-from ropevit.tasks.detect.model import Detector, save_detector
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.export import DetectorExport, open_export
+from ropevit.tasks.detect.model import Detector, DetectorConfig, save_detector
 from ropevit.tasks.detect.postprocess import to_detections
 from ropevit.tasks.detect.predict import DetectionOptions, load_detection_predictor
 from ropevit.tasks.detect.recipes import find_recipe
@@ -102,6 +103,18 @@ def test_a_detector_is_exported_as_a_program(runs, tmp_path):
     assert report.outputs == {"boxes": ("batch", 12, 4), "scores": ("batch", 12), "labels": ("batch", 12)}
     images = torch.randn(1, 3, 100, 150)
     agree(torch.export.load(report.path).module()(images), runs, images)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_detector_on_a_pretrained_backbone_is_exported_as_a_program(tmp_path):
+    dino = DinoConfig(queries=12, width=32, heads=4, points=2, mlp_width=48, encoder_layers=1, decoder_layers=1)
+    size = {"width": 32, "depth": 1, "heads": 2}
+    config = DetectorConfig(model="dinov3_vits16", position="rope_axial", init=None, dino=dino, **size)
+    torch.manual_seed(0)
+    exported = DetectorExport(Detector(config, 3).eval(), {"classes": ["disc", "square", "triangle"]})
+    report = export_torch(exported, tmp_path / "model.pt2")
+    assert [difference.shape[0] for difference in report.differences] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def _order_hint(x: Tensor, tokens: int) -> str:
 def _is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
     """Return whether the leading sizes of positions are those of the batch, 1, or absent."""
     pairs = zip(reversed(given), reversed(batch), strict=False)
-    return len(given) <= len(batch) and all(size in (1, whole) for size, whole in pairs)
+    return len(given) <= len(batch) and all(size in (whole, 1) for size, whole in pairs)
 
 
 def check_finite(positions: Tensor) -> None:

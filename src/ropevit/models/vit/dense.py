@@ -250,9 +250,10 @@ def _headless(config: DenseViTConfig) -> ViTConfig:
 
 def _whole_rows(pixel_mask: Bool[Tensor, "B h w"], num_prefix_tokens: int) -> SequenceIds:
     """Return sequence ids of unpacked rows, one image each, with a mask of the prefix and the image tokens."""
-    keys = torch.cat([pixel_mask.new_ones(len(pixel_mask), num_prefix_tokens), pixel_mask.flatten(1)], dim=1)
-    image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
-    return SequenceIds(image, key_mask(keys), len(keys), shared=False)
+    images = pixel_mask.shape[0]  # `len` would fix the batch of a traced program
+    keys = torch.cat([pixel_mask.new_ones(images, num_prefix_tokens), pixel_mask.flatten(1)], dim=1)
+    image = torch.arange(images, device=keys.device).unsqueeze(1).expand_as(keys)
+    return SequenceIds(image, key_mask(keys), images, shared=False)
 
 
 def pad_to(images: Float[Tensor, "B c H W"], multiple: int) -> Float[Tensor, "B c H2 W2"]:

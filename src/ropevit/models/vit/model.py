@@ -155,8 +155,10 @@ class ViT(BaseModel[ViTConfig]):
         """
         if not self.config.rope_convention.shifts_positions:
             return positions
-        positions = positions.expand(len(pixel_mask), -1, -1)
-        return self.rotary_positions(positions, image_grids(pixel_mask).unsqueeze(1).expand_as(positions)).squeeze(0)
+        images = pixel_mask.shape[0]  # in a traced program with a free batch no int, and `len` would fix it
+        positions = positions.expand(images, -1, -1)
+        found = self.rotary_positions(positions, image_grids(pixel_mask).unsqueeze(1).expand_as(positions))
+        return found[0] if isinstance(images, int) and images == 1 else found
 
     def rotary_frequencies(self, device: torch.device, ndim: int) -> Float[Tensor, "ndim *A P"] | None:
         """Return the fixed frequencies for the positions of `rotary_positions`; None if blocks have their own."""

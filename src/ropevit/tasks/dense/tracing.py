@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ropevit.models.backbone import Backbone
+from ropevit.models.pyramid import Level
+
 
 def make_inputs_contiguous(module: nn.Module) -> None:
     """Make a module take contiguous copies of its tensors, whatever their layout."""
@@ -14,6 +17,13 @@ def make_inputs_contiguous(module: nn.Module) -> None:
 def make_output_contiguous(module: nn.Module) -> None:
     """Make a module return a contiguous copy of its output, whatever its layout."""
     module.register_forward_hook(_copy_returned)
+
+
+def make_maps_contiguous(backbone: Backbone) -> None:
+    """Make the pyramid of a ViT take contiguous maps: those of patch tokens are channels last, except for one image."""
+    for module in backbone.modules():
+        if isinstance(module, Level):
+            make_inputs_contiguous(module)
 
 
 def _copy(x: Any) -> Any:

@@ -14,7 +14,7 @@ from ropevit.models.exportable import ExportModel, ImageSpec, difference, worst
 from ropevit.models.pyramid import LayerNorm2d
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.sampling import LevelSampling
-from ropevit.tasks.dense.tracing import make_output_contiguous
+from ropevit.tasks.dense.tracing import make_maps_contiguous, make_output_contiguous
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.postprocess import at_pairs, class_scores
@@ -124,6 +124,7 @@ class DetectorExport(ExportModel):
 
 def make_traceable(model: Detector) -> None:
     """Replace what tracing would fix to several images: views and layouts that differ for a single one."""
+    make_maps_contiguous(model.backbone)
     for module in model.modules():
         if hasattr(module, "sampling_offsets"):
             module.attn = LevelSampling()

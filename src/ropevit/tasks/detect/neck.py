@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -84,6 +85,8 @@ class Neck(nn.Module):
         found = tuple(shape[1] if len(shape) == 4 else -1 for shape in shapes)
         if found != self.channels:
             raise ValueError(f"got maps of shapes {shapes}; expected (B, c, h, w) with c = {list(self.channels)}")
+        if torch.compiler.is_exporting():  # a tracer cannot prove the sizes for every image
+            return
         sides = [
             (high, low) for fine, coarse in pairwise(shapes) for high, low in zip(fine[2:], coarse[2:], strict=True)
         ]

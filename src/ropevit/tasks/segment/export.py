@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.models.exportable import ExportModel, ImageSpec, relative, worst
-from ropevit.tasks.dense.tracing import make_inputs_contiguous
+from ropevit.tasks.dense.tracing import make_inputs_contiguous, make_maps_contiguous
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.mask_choice import MaskChoice, mask_shapes
@@ -67,7 +67,8 @@ class SegmenterExport(ExportModel):
 
 
 def make_traceable(model: SegmentationModel) -> None:
-    """Let the decoder of Mask2Former, whose tokens have the batch in the middle, be traced for any number of images."""
+    """Let the pyramid, and Mask2Former's decoder, whose tokens have the batch in the middle, take any batch."""
+    make_maps_contiguous(model.backbone)
     if isinstance(model, Mask2Former):
         for module in (*model.decoder.modules(), model.classifier):
             if isinstance(module, nn.Linear | nn.MultiheadAttention):
