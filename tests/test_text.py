@@ -1,6 +1,6 @@
 import pytest
 
-from ropevit.text import csv_cell, printable, suggest
+from ropevit.text import csv_cell, format_speed, printable, suggest
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,13 @@ from ropevit.text import csv_cell, printable, suggest
 )
 def test_control_characters_are_escaped_and_other_text_stays(text, shown):
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(12345.4, "12,345"), (10, "10"), (9.96, "10"), (3.0, "3"), (1.26, "1.3"), (0.04, "0.04")]
+)
+def test_a_slow_speed_is_not_zero(speed, shown):
+    assert format_speed(speed) == shown
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "=\x1b"])

@@ -36,6 +36,11 @@ def suggest(name: str, known: Iterable[str], otherwise: str, most: int = 3) -> s
     return f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else otherwise
 
 
+def format_speed(per_second: float) -> str:
+    """Write a number of images per second: whole from 10 on, else with two digits, as a slow one is not 0."""
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
+
+
 def printable(text: object) -> str:
     r"""Escape control characters, so that a name cannot drive a terminal: ESC becomes the four letters \x1b."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

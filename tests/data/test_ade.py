@@ -99,6 +99,8 @@ def test_unpaired_images_and_labels_raise_and_are_reported_by_the_check(tiny):
 def test_a_folder_without_images_raises_and_is_reported_by_the_check(tmp_path, tiny):
     with pytest.raises(ValueError, match=r"found no images in .*images/validation"):
         open_ade(tmp_path, "val")
+    with pytest.raises(ValueError, match=r"found no folder .*nosuch; expected one with images/training, .* as ADE20K"):
+        open_ade(tmp_path / "nosuch", "val")
     (tiny / "images" / "validation").rename(tiny / "images" / "other")
     assert found(tiny) == ["annotations"]
 

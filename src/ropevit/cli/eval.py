@@ -19,6 +19,7 @@ from ropevit.tasks.evaluation.loop import EvalSizeDone, EvalSizeProgress, EvalSt
 from ropevit.tasks.evaluation.report import REPORT
 from ropevit.tasks.evaluation.results import CURVE, TABLE, SizeResult, mode_of
 from ropevit.tasks.registry import TASKS
+from ropevit.text import format_speed
 
 #: Pictures that some evaluations write, and what they show.
 _PICTURES = {PICTURE: "confused classes", WORST_PICTURE: "images of the highest loss"}
@@ -186,6 +187,6 @@ def _row_cells(row: SizeResult, started: EvalStarted, columns: Collection[str]) 
         **chosen["tokens"],
         "images": f"{row.images:,}",
         **chosen["skipped"],
-        "images/s": f"{row.images_per_second:,.0f}",
+        "images/s": format_speed(row.images_per_second),
         "GiB": f"{row.peak_memory_gib:.1f}",
     }

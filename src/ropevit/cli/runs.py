@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ropevit.cli.console import Console, print_line
 from ropevit.tasks.runs.run_summary import RunSummary, by_metric, draw_runs, find_runs
+from ropevit.text import format_speed
 
 
 def runs(
@@ -43,7 +44,7 @@ def table(found: list[RunSummary]) -> Table:
     if any(run.skipped for run in found):
         result.add_column("skipped", justify="right", no_wrap=True)
     for run in found:
-        done = run.last("epoch") or 0
+        done, speed = run.last("epoch") or 0, run.last("images_per_second")
         result.add_row(
             run.name,
             run.what,
@@ -51,7 +52,7 @@ def table(found: list[RunSummary]) -> Table:
             _format_value(run.last("loss"), ".4f"),
             _format_value(run.last(run.metric.name), ".2f"),
             _format_value(run.best, ".2f"),
-            _format_value(run.last("images_per_second"), ",.0f"),
+            "-" if speed is None else format_speed(speed),
             *([str(run.skipped)] if any(other.skipped for other in found) else []),
         )
     return result

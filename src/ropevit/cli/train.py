@@ -20,7 +20,7 @@ from ropevit.tasks.distributed import Interrupted
 from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
 from ropevit.tasks.training.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.training.run_training import Training
-from ropevit.text import suggest
+from ropevit.text import format_speed, suggest
 
 _HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
 
@@ -199,7 +199,9 @@ class TrainingBars(LiveDisplay):
                 self.update_bar(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
             case LogLine(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
                 bound = "data" if wait > _DATA_BOUND else "compute"
-                self.update_bar(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
+                self.update_bar(
+                    note=f"loss {loss:.4f}  lr {lr:.2e}  {format_speed(speed)} images/s ({bound})  {memory:.1f} GiB"
+                )
                 self.waits.append(wait)
             case EvalProgress(done=done, total=total):
                 self.update_bar(description=f"evaluating {done}/{total}")

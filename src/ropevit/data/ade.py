@@ -19,6 +19,7 @@ from ropevit.data.listing import ImageListing, image_names, list_images, undecod
 IGNORED = 255
 #: Split -> name of its folders.
 FOLDERS = {"train": "training", "val": "validation"}
+_LAYOUT = "images/training, images/validation and the same in annotations, as ADE20K unpacks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +102,13 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 def list_ade(root: Path | str, split: str) -> AdeSource:
     """List the images of a split without checking them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
+    if not root.is_dir():
+        raise ValueError(f"found no folder {root}; expected one with {_LAYOUT}")
     image_folder = root / "images" / folder
     names, others = list_images(image_folder) if image_folder.is_dir() else ImageListing([], Counter())
     if not names:
         lacking = undecodable(others)
-        wanted = f"no installed decoder reads {lacking}" if lacking else "expected those of ADE20K, as it unpacks"
+        wanted = f"no installed decoder reads {lacking}" if lacking else f"expected {_LAYOUT}"
         raise ValueError(f"found no images in {image_folder}; {wanted}")
     warn_undecodable(image_folder, others)
     classes = read_classes(root)

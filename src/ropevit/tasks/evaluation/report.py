@@ -8,7 +8,7 @@ from typing import Any
 
 from ropevit.analysis.report import embed_png, render_report
 from ropevit.tasks.evaluation.results import ResultsDir, SizeResult, mode_of
-from ropevit.text import printable
+from ropevit.text import format_speed, printable
 
 REPORT = "report.html"
 #: Classes in the table of the report.
@@ -118,7 +118,7 @@ def columns_of(rows: Sequence[SizeResult]) -> list[str]:
 def cells_of(row: SizeResult, columns: Sequence[str]) -> list[str]:
     """Return the cells of a row as text."""
     scores = {name: "" if score is None else f"{score:.2f}" for name, score in row.scores.items()}
-    texts = {"size": f"{row.size} px", "images/s": f"{row.images_per_second:,.1f}", **scores}
+    texts = {"size": f"{row.size} px", "images/s": format_speed(row.images_per_second), **scores}
     for name in ("images", "skipped", "tokens"):
         value = getattr(row, name, None)
         texts[name] = "" if value is None else f"{value:,}"

@@ -15,7 +15,7 @@ from ropevit.tasks.probe.figure import draw_probes
 from ropevit.tasks.probe.kinds import IMAGE, ProbeKind
 from ropevit.tasks.probe.report_method import describe_images, describe_patches
 from ropevit.tasks.probe.rows import ProbeRow
-from ropevit.text import printable
+from ropevit.text import format_speed, printable
 
 #: Output files.
 REPORT, CURVE = "report.html", "curve.png"
@@ -102,7 +102,7 @@ def table_cells(row: ProbeRow) -> dict[str, Any]:
         "size": f"{row.size} px",
         "features": "reference" if row.is_reference else row.label,
         "tokens": f"{row.tokens:,}",
-        "images/s": f"{row.images_per_second:,.{0 if row.images_per_second >= 10 else 1}f}",
+        "images/s": format_speed(row.images_per_second),
         "score": {probe: str(interval) for probe, interval in row.scores.items()},
         "change": {probe: "" if row.is_reference else interval.signed for probe, interval in row.change.items()},
     }
