@@ -1,4 +1,4 @@
-"""Which position embedding, at which resolution? Trainings of a comparison that was written down before it ran.
+"""Which position embedding, at which resolution? Trainings of a preregistered comparison.
 
     nice -n 19 python benchmarks/evidence.py               # train and evaluate what is missing, seed by seed
     nice -n 19 python benchmarks/evidence.py --arms core   # the arms of the hypotheses alone, in every panel

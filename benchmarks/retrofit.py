@@ -188,7 +188,7 @@ def show(path: Path) -> None:
         return
     control = found.get(("ape", "1.0"), {})
     sizes = sorted(next(iter(found.values())))
-    print(f"| model | rate of the rotation | {' | '.join(map(str, sizes))} |")
+    print(f"| model | learning rate of the RoPE parameters / base rate | {' | '.join(map(str, sizes))} |")
     print("|" + "---|" * (len(sizes) + 2))
     for (arm, rate), curve in found.items():
         cells = [f"{statistics.mean(curve[size]):.1f} ± {spread(curve[size]):.1f}" for size in sizes]

@@ -138,7 +138,7 @@ ROTATIONS = ("rope_axial", "rope_mixed", "rope_golden", "rope_polar")
 #: Position embedding, scaling and whether a Swin has them.
 STEPS = [
     ("ape", None, False),
-    *(("rope_mixed_ape", rule, False) for rule in (None, "ntk", "yarn+log")),
+    *(("rope_mixed_ape", method, False) for method in (None, "ntk", "yarn+log")),
     *itertools.product(ROTATIONS, (None, "ntk", "yarn+log"), (False, True)),
 ]
 
@@ -149,13 +149,13 @@ STEPS = [
     ids=str,
 )
 def test_a_training_step_needs_no_float64_on_the_device(step):
-    position, rule, swin = step
+    position, method, swin = step
     fields = {"position": position, "img_size": (32, 32), "num_classes": 3}
     small = ViTConfig(**fields, width=32, depth=1, heads=2, patch_size=8)
     config = SwinConfig(**fields, width=16, depths=(1, 1), heads=(1, 2), window_size=4) if swin else small
     model = build_model(config)
-    if rule:
-        set_scaling(model, rule)
+    if method:
+        set_scaling(model, method)
     model = model.to("meta").train()
     images = torch.empty(2, 3, 64, 40, device="meta")
     with NoFloat64(), pytest.raises(AssertionError, match="aten"):

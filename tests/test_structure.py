@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: who imports whom, and how big things grow."""
+"""Structure of the package: layers of imports, sizes of files and functions, a test file for each source file."""
 
 import ast
 import importlib

@@ -34,12 +34,12 @@ MODELS = {
     "registers": (lambda: vit(position="rope_mixed", num_registers=3), (64, 96)),
     "absolute": (lambda: vit(position="ape", class_token=False, pooling="avg"), (96, 64)),
     "rotation and absolute": (lambda: vit(position="rope_mixed_ape"), (64, 64)),
-    "rules": (lambda: vit(position="rope_axial", scaling="yarn+log"), (128, 96)),
+    "scaling": (lambda: vit(position="rope_axial", scaling="yarn+log"), (128, 96)),
     "shifted windows": (lambda: swin(position="rope_axial"), (24, 36)),
     "windows that the map does not fill": (lambda: swin(position="rope_mixed"), (20, 26)),
     "relative bias": (lambda: swin(position="rope_axial_rpb"), (20, 24)),
     "bias in one window": (lambda: swin(position="rpb"), (6, 6)),
-    "rules in windows": (lambda: swin(position="rope_axial", scaling="pi+log", trained_grid=(2, 2)), (24, 24)),
+    "scaling in windows": (lambda: swin(position="rope_axial", scaling="pi+log", trained_grid=(2, 2)), (24, 24)),
 }
 
 

@@ -18,7 +18,7 @@ def test_the_map_of_an_axial_model_has_the_axial_frequencies(vit):
             assert not np.any(np.prod(layer.values[:, head], 0))  # all on the axes
 
 
-def test_a_row_gives_speed_direction_and_aliasing_of_a_pair(vit):
+def test_a_row_gives_magnitude_direction_and_aliasing_of_a_pair(vit):
     model = vit("rope_mixed")
     model.blocks[1].attn.rope.freqs.data[:, 0, :4] = torch.tensor([[3.0, 0.0, 3.2, 3.0], [4.0, -2.0, 0.0, 3.0]])
     table = rows(frequency_map(model))
@@ -39,14 +39,14 @@ def test_frequencies_above_pi_on_either_axis_are_aliased():
 def test_aliased_frequencies_equal_slower_ones_on_whole_patches():
     """What the limit claims: cos(f d) = cos((f - 2 pi) d) at whole d, and f - 2 pi is slower exactly beyond pi."""
     patches = np.arange(-5, 6)
-    for speed, slower in ((3.0, False), (3.3, True)):
-        np.testing.assert_allclose(np.cos(speed * patches), np.cos((speed - 2 * math.pi) * patches), atol=1e-12)
-        assert (abs(speed - 2 * math.pi) < speed) == slower == is_aliased(np.array([[speed], [0.0]]))[0]
+    for magnitude, slower in ((3.0, False), (3.3, True)):
+        np.testing.assert_allclose(np.cos(magnitude * patches), np.cos((magnitude - 2 * math.pi) * patches), atol=1e-12)
+        assert (abs(magnitude - 2 * math.pi) < magnitude) == slower == is_aliased(np.array([[magnitude], [0.0]]))[0]
 
 
-def test_cell_positions_keep_direction_and_have_logarithmic_speed():
-    speeds = np.array([2 * math.pi, 0.1, 0.01, 0.001, 0, 100])
-    radius = np.hypot(*to_cell(np.stack([0.6 * speeds, -0.8 * speeds])))
+def test_cell_positions_keep_direction_and_have_logarithmic_magnitude():
+    magnitudes = np.array([2 * math.pi, 0.1, 0.01, 0.001, 0, 100])
+    radius = np.hypot(*to_cell(np.stack([0.6 * magnitudes, -0.8 * magnitudes])))
     np.testing.assert_allclose(radius, [1, math.log(10) / math.log(200 * math.pi), 0, 0, 0, 1], atol=1e-12)
     x, y = to_cell(np.array([[0.6], [-0.8]]))
     assert y[0] / x[0] == pytest.approx(-0.8 / 0.6)

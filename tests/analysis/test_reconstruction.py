@@ -38,8 +38,8 @@ def test_axial_frequencies_are_as_high_at_crossings_as_at_points(vit):
     data = reconstruction(vit("rope_axial"), POINTS)
     four = [data.axial[y + 5, x + 5] for x, y in (*POINTS, (3, 2), (-2, 3))]
     np.testing.assert_allclose(four, four[0])
-    speeds = axial_frequencies(16)[0, :4].double().numpy()
-    np.testing.assert_allclose(four[0], 1 + (np.cos(5 * speeds).mean() + np.cos(speeds).mean()) / 2)
+    frequencies = axial_frequencies(16)[0, :4].double().numpy()
+    np.testing.assert_allclose(four[0], 1 + (np.cos(5 * frequencies).mean() + np.cos(frequencies).mean()) / 2)
     assert contrast(data, data.axial).ratio == pytest.approx(1)
     assert contrast(data, data.axial).crossing == pytest.approx(four[0])
     for layer in data.layers:

@@ -101,7 +101,7 @@ def test_rows_contain_the_highest_response_outside_the_trained_range(vit):
     assert first["lowest"] == pytest.approx(-1)
     assert first["highest_outside"] == pytest.approx(1)
     assert abs(first["dx"]) == 8 or abs(first["dy"]) >= 4
-    assert second["mean"] == second["highest_outside"] == 1  # nothing turns
+    assert second["mean"] == second["highest_outside"] == 1  # nothing is rotated
 
 
 def test_a_model_without_rope_raises(vit):

@@ -67,22 +67,22 @@ def wrong(change):
     """An implementation that equals the reference but for one mistake."""
 
     def make(layer):
-        def turned(qkv, frequencies):
+        def rotated(qkv, frequencies):
             q, k, v = split(qkv)
-            positions, speeds, prefix = change(layer.positions, frequencies, layer.shape.prefix)
-            return *rotate(q, k, positions, speeds, prefix), v
+            positions, changed, prefix = change(layer.positions, frequencies, layer.shape.prefix)
+            return *rotate(q, k, positions, changed, prefix), v
 
-        return turned
+        return rotated
 
     return make
 
 
 MISTAKES = {
-    "the other way round": lambda places, speeds, prefix: (places, -speeds, prefix),
-    "rows for columns": lambda places, speeds, prefix: (places.flip(-1), speeds, prefix),
-    "first token off": lambda places, speeds, prefix: (places + torch.tensor([1.0, 0.0]), speeds, prefix),
-    "prefix turned": lambda places, speeds, prefix: (torch.cat((places[:prefix], places)), speeds, 0),
-    "no gradient": lambda places, speeds, prefix: (places, speeds + 0 * speeds.detach() - speeds.detach() / 2, prefix),
+    "the other way round": lambda places, f, prefix: (places, -f, prefix),
+    "rows for columns": lambda places, f, prefix: (places.flip(-1), f, prefix),
+    "first token off": lambda places, f, prefix: (places + torch.tensor([1.0, 0.0]), f, prefix),
+    "prefix rotated": lambda places, f, prefix: (torch.cat((places[:prefix], places)), f, 0),
+    "no gradient": lambda places, f, prefix: (places, f + 0 * f.detach() - f.detach() / 2, prefix),
 }
 
 
@@ -96,11 +96,11 @@ def test_a_wrong_implementation_is_detected(embedding, mistake):
 
 def test_a_wrong_gradient_is_detected():
     def make(layer):
-        def turned(qkv, frequencies):
+        def rotated(qkv, frequencies):
             q, k, v = split(qkv)
             return *rotate(q, k, layer.positions, frequencies.detach() + 0 * frequencies, layer.shape.prefix), v
 
-        return turned
+        return rotated
 
     impl = replace(IMPLEMENTATIONS[0], name="wrong", embedding="mixed", make=make)
     with pytest.raises(WrongResultError, match="gradient of the frequencies has a relative error of"):
@@ -119,7 +119,7 @@ def test_half_split_rotation_matches_hand_computed_values():
     qkv = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2, dtype=torch.float64)[None, :, None, None].expand(-1, -1, 3, -1, -1)
     q, _, v = rotate_exact(impl, layer, qkv, layer.frequencies.double())
     cos, sin = torch.tensor([1.0], dtype=torch.float64).cos().item(), torch.tensor([1.0]).double().sin().item()
-    second = [cos - 3 * sin, 2.0, 3 * cos + sin, 4.0]  # channels 0 and 2 turn with x by 1; 1 and 3 with y, which is 0
+    second = [cos - 3 * sin, 2.0, 3 * cos + sin, 4.0]  # channels 0 and 2 are rotated by x; 1 and 3 by y, which is 0
     torch.testing.assert_close(q[0, 0], torch.tensor([[1.0, 2.0, 3.0, 4.0], second], dtype=torch.float64))
     assert torch.equal(v, split(qkv)[2])
 

@@ -229,14 +229,14 @@ def test_images_and_labels_are_rotated_by_the_same_exif_orientation(number, draw
     with Image.open(path) as image:
         image.load()
         image.save(path, exif=exif)
-    turned = np.rot90(stored, -1 if number == 6 else 2)
+    rotated = np.rot90(stored, -1 if number == 6 else 2)
     if drawn == "upright":
-        Image.fromarray(turned.astype(np.uint8)).save(file)
+        Image.fromarray(rotated.astype(np.uint8)).save(file)
     elif drawn != "stored":
         Image.fromarray(stored.astype(np.uint8)).save(file, exif=exif)
     image, truth = open_ade(tiny, "train").read(0)
     upright = number == 3 or drawn != "stored"
-    expected = turned if drawn != "stored" else stored
+    expected = rotated if drawn != "stored" else stored
     assert np.array_equal(truth, np.where(expected == 0, IGNORED, expected - 1))
     assert image.size == (truth.shape[1], truth.shape[0])
     with Image.open(path) as plain:

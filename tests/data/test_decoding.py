@@ -60,7 +60,7 @@ def test_all_exif_orientations_agree_with_pillow(number):
 
 
 @pytest.mark.parametrize(
-    ("size", "number", "annotated", "turned"),
+    ("size", "number", "annotated", "orientation"),
     [
         ((9, 5), 6, (5, 9), 6),
         ((9, 5), 6, (9, 5), 1),
@@ -69,8 +69,8 @@ def test_all_exif_orientations_agree_with_pillow(number):
         ((9, 9), 8, (9, 9), 8),
     ],
 )
-def test_the_annotated_size_decides_the_orientation(size, number, annotated, turned):
-    assert matching_orientation(size, number, annotated) == turned
+def test_the_annotated_size_decides_the_orientation(size, number, annotated, orientation):
+    assert matching_orientation(size, number, annotated) == orientation
 
 
 @pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, IndexError, ZeroDivisionError, SyntaxError])

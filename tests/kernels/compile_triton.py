@@ -75,8 +75,8 @@ if __name__ == "__main__":
     for direction in ("forward", "backward", "backward with sums"):
         for dtype in ("fp32", "bf16"):
             for per_image in (False, True):
-                turn = per_image == (dtype == "fp32") and (dtype == "bf16" or direction != "backward")
-                if "--all" in sys.argv or (turn and (dtype, direction) != ("bf16", "forward")):  # each value, once
+                covering = per_image == (dtype == "fp32") and (dtype == "bf16" or direction != "backward")
+                if "--all" in sys.argv or (covering and (dtype, direction) != ("bf16", "forward")):  # each value, once
                     report(
                         source(direction, dtype, per_image), 4, direction=direction, dtype=dtype, per_image=per_image
                     )

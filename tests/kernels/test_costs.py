@@ -36,16 +36,16 @@ def launches(monkeypatch):
     """Note each launch of a kernel, with the tensors that it reads or writes."""
     seen, launch = [], triton_rotation.launch
 
-    def noted(kernel, plan, shape, places, speeds, **arguments):
+    def noted(kernel, plan, shape, positions, frequencies, **arguments):
         seen.append((kernel.__name__, arguments))
-        launch(kernel, plan, shape, places, speeds, **arguments)
+        launch(kernel, plan, shape, positions, frequencies, **arguments)
 
     monkeypatch.setattr(triton_rotation, "launch", noted)
     return seen
 
 
 def passes(arguments: dict) -> float:
-    """Count the numbers that a launch moves, as multiples of one of q, k, v: by formula, all tokens being turned."""
+    """Count the numbers that a launch moves, as multiples of one of q, k, v: by formula, all tokens being rotated."""
     if "qkv" in arguments:
         return 4  # q and k, read and written
     return len(arguments["parts"]) + 3  # what is read, and the packed gradient

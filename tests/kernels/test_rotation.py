@@ -292,13 +292,13 @@ def test_the_operations_are_what_they_say_of_themselves(backend):
     torch.library.opcheck(rotate_op, (qkv, positions, frequencies, prefix, backend))
     gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
     strange = [part.transpose(0, -1).contiguous().transpose(0, -1) for part in (positions, frequencies)]
-    for turned, needs_positions_grad, *speeds in (
+    for rotated, needs_positions_grad, *tensors in (
         (gradients[:2], True, positions, frequencies),
         (gradients[:2], True, *strange),
         (gradients[:2], False, positions, frequencies),
         ([], False, positions, frequencies),
     ):
-        given = (gradients, turned, *speeds, prefix, backend)
+        given = (gradients, rotated, *tensors, prefix, backend)
         torch.library.opcheck(backward_op, given, {"needs_positions_grad": needs_positions_grad})
 
 
@@ -338,10 +338,10 @@ def test_auto_takes_the_reference_where_a_kernel_cannot_go():
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float64)
     assert resolve_backend(qkv, "auto") == "reference"
     assert resolve_backend(qkv.to("meta"), "auto") == "reference"
-    for places, speeds in ((positions.double(), frequencies), (positions, frequencies.double())):
+    for places, table in ((positions.double(), frequencies), (positions, frequencies.double())):
         far = places + 1e6 if places.dtype == torch.float64 else places
-        found = rotate_qkv(qkv.float(), far, speeds, prefix)
-        truth = rotate_qkv(qkv.float().double(), far, speeds, prefix)
+        found = rotate_qkv(qkv.float(), far, table, prefix)
+        truth = rotate_qkv(qkv.float().double(), far, table, prefix)
         assert_close(found[0].double(), truth[0], rtol=0, atol=1e-6)
     gradient = torch.func.grad(lambda x: rotate_qkv(x, positions, frequencies, prefix)[0].square().sum())(qkv.float())
     assert gradient.shape == qkv.shape
@@ -423,7 +423,7 @@ def test_what_somebody_keeps_of_the_projection_is_not_overwritten(way):
     assert_close(kept[0], torch.nn.functional.linear(tokens, layer.weight, layer.bias))
 
 
-def test_the_projection_of_a_plain_layer_is_turned_in_place(monkeypatch):
+def test_the_projection_of_a_plain_layer_is_rotated_in_place(monkeypatch):
     model = ropevit.create_model("rope_axial_deit_tiny_patch16_LS", depth=1, width=48, heads=2, num_classes=3)
     seen = []
     monkeypatch.setattr(

@@ -36,9 +36,9 @@ def test_a_program_may_go_through_several_images_and_blocks(monkeypatch, program
     cpu.rotate_(theirs, positions, frequencies, 1)
     assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5)
     moved = [part.to(DEVICE) for part in gradients]
-    turned = [theirs[:, :, part].transpose(1, 2) for part in range(2)]
-    truth = cpu.backward(gradients, turned, positions, frequencies, 1, needs_positions_grad=True)
-    found = triton_rotation.backward(moved, [part.to(DEVICE) for part in turned], *given, needs_positions_grad=True)
+    rotated = [theirs[:, :, part].transpose(1, 2) for part in range(2)]
+    truth = cpu.backward(gradients, rotated, positions, frequencies, 1, needs_positions_grad=True)
+    found = triton_rotation.backward(moved, [part.to(DEVICE) for part in rotated], *given, needs_positions_grad=True)
     for name, one, other in zip(truth._fields, found, truth, strict=True):
         assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 

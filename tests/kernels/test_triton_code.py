@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
 
-#: 128-bit loads and stores of a pass over one image: forward q, k; backward q, k, v; with sums turned q, k, too.
+#: 128-bit loads and stores of a pass over one image: forward q, k; backward q, k, v; with sums rotated q, k, too.
 WIDE = {"forward": (2, 2), "backward": (3, 3), "backward with sums": (5, 3)}
 
 #: Registers of a thread that leave room for 28 warps on a multiprocessor (65536 registers): enough loads under way.

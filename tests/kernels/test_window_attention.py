@@ -165,10 +165,10 @@ def test_a_gpu_with_too_little_shared_memory_says_so_in_a_line(monkeypatch):
 
 def test_an_empty_batch_stays_empty():
     case = (0, (3, 4), 2, (1, 1), 2, 16, "mixed", True)
-    out, packed, speeds, biases = run(case, inputs(case), "triton")
+    out, packed, frequencies, biases = run(case, inputs(case), "triton")
     assert out.shape == (0, 3, 4, 2, 16)
     assert packed.shape == (0, 3, 4, 3, 2, 16)
-    assert not speeds.any()
+    assert not frequencies.any()
     assert not biases.any()
 
 

@@ -79,7 +79,7 @@ def test_padding_is_seen_unless_masked():
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("h", "w"), [(3, 9), (4, 4), (1, 2), (8, 4), (7, 6)])
-def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h, w, biased):
+def test_every_second_block_is_shifted_like_those_of_the_published_detectors(h, w, biased):
     """Written out: fill the map to whole windows, roll it, mark nine regions of it, attend in each window."""
     built = model(body=body("rope_mixed_rpb" if biased else "rope_mixed", depths=(2,), heads=(2,), window_size=4))
     plain, shifted = built.body.layers[0].blocks

@@ -62,7 +62,7 @@ def test_the_pyramid_has_the_levels_that_are_asked_for(pyramid, strides, channel
     assert [tuple(x.shape[1:]) for x in maps] == expected
 
 
-def test_taps_feed_one_level_each():
+def test_each_of_out_indices_feeds_one_level():
     built, images = model(out_indices=(0, 1, 2, 3), pyramid=PyramidConfig(channels=None)), torch.randn(1, 3, 64, 64)
     before = built(images).features
     built.body.blocks[2].mlp.fc2.bias.data += torch.randn(32)  # seen from the third output on

@@ -29,10 +29,10 @@ def test_pairs_at_rest_compare_content_at_every_offset(rest, pairs):
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 7, 32)
     x, y = 10 * torch.randn(2, 7)
-    turned_q, turned_k = rotate(q, k, torch.stack([x, y, torch.zeros(7)], 1), rope.frequencies())
-    torch.testing.assert_close(turned_q[..., -resting:], q[..., -resting:])
-    torch.testing.assert_close(turned_k[..., -resting:], k[..., -resting:])
-    assert (turned_q[..., :-resting] != q[..., :-resting]).float().mean() > 0.9
+    rotated_q, rotated_k = rotate(q, k, torch.stack([x, y, torch.zeros(7)], 1), rope.frequencies())
+    torch.testing.assert_close(rotated_q[..., -resting:], q[..., -resting:])
+    torch.testing.assert_close(rotated_k[..., -resting:], k[..., -resting:])
+    assert (rotated_q[..., :-resting] != q[..., :-resting]).float().mean() > 0.9
     wanted = axial_frequencies(32 - resting, config.theta)
     torch.testing.assert_close(rope.frequencies()[:2, : -pairs[2]], wanted)
 

@@ -35,7 +35,7 @@ def vector(table, difference, side):
 
 
 def by_hand(attention, x, h, w, frequencies=None, hidden=()):
-    """One image: every score by itself; queries for the bias are not turned."""
+    """One image: every score by itself; queries for the bias are not rotated."""
     packed = attention.qkv(x[0]).unflatten(1, (3, HEADS, -1))
     plain, k, v = (part.transpose(0, 1) for part in packed.unbind(1))
     q = plain
@@ -54,10 +54,10 @@ def by_hand(attention, x, h, w, frequencies=None, hidden=()):
 
 
 @pytest.mark.parametrize(("h", "w"), [(SIDE, SIDE), (2, 3), (6, 1), (3, 7)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_it_is_what_a_loop_over_queries_and_keys_gives(h, w, turned):
+@pytest.mark.parametrize("rotary", [False, True])
+def test_it_is_what_a_loop_over_queries_and_keys_gives(h, w, rotary):
     attention, x = biased_attention(), torch.randn(1, h * w, WIDTH)
-    frequencies = axial_frequencies(WIDTH // HEADS) if turned else None
+    frequencies = axial_frequencies(WIDTH // HEADS) if rotary else None
     found = attention(x, grid_positions(h, w), frequencies, None, (h, w))
     assert_close(found, by_hand(attention, x, h, w, frequencies), rtol=1e-4, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Families of frequencies and rules for larger grids inside ViT and Swin."""
+"""Rope types and scaling methods inside ViT and Swin."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_rope_types_learn_and_come_back_from_a_file(kind, position, tmp_path):
     assert {name for name, _ in built.named_parameters() if ".rope." in name} <= undecayed
 
 
-def test_a_family_is_one_word_away_in_any_registered_model():
+def test_position_selects_a_rope_type_in_any_registered_model():
     built = create_model("swin_rope_mixed_tiny_patch4_window7_224", position="rope_simplex", width=24, num_classes=2)
     assert built.config.rope == "simplex"
     assert built.layers[0].rope.heads == 3
@@ -71,19 +71,19 @@ def test_a_family_is_one_word_away_in_any_registered_model():
 
 
 @pytest.mark.parametrize(("kind", "position"), KINDS)
-def test_rules_change_nothing_at_the_trained_grid_and_something_beyond(kind, position):
+def test_scaling_methods_change_nothing_at_the_trained_grid_and_something_beyond(kind, position):
     built = make(kind, position)
     beyond = {"img_size": (32, 24)} if kind == "vit" else {"window_size": 6}
     larger = make(kind, position, **beyond, trained_grid=(4, 4))
     if "rpb" not in position:
         larger.load_state_dict(built.state_dict())
     trained, images = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 32, 24)
-    at_home, plain = built(trained), larger(images)
-    for rule in [name for name in SCALING_METHODS if name != "jitter"]:
-        set_scaling(built, rule)
-        set_scaling(larger, rule)
-        assert torch.equal(built(trained), at_home), rule
-        assert (larger(images) - plain).abs().max() > 1e-4, rule
+    unscaled, plain = built(trained), larger(images)
+    for method in [name for name in SCALING_METHODS if name != "jitter"]:
+        set_scaling(built, method)
+        set_scaling(larger, method)
+        assert torch.equal(built(trained), unscaled), method
+        assert (larger(images) - plain).abs().max() > 1e-4, method
     set_scaling(larger, None)
     assert torch.equal(larger(images), plain)
 
@@ -96,14 +96,14 @@ def test_a_swin_with_windows_as_trained_is_the_same_at_any_size():
 
 
 @pytest.mark.parametrize(("kind", "position"), KINDS)
-def test_rules_are_the_same_for_every_backend(kind, position):
+def test_scaling_methods_are_the_same_for_every_backend(kind, position):
     built, images = make(kind, position, scaling="parts+log", trained_grid=(2, 3)), torch.randn(2, 3, 24, 32)
     fast = built(images)
     set_backend(built, "reference")
     assert_close(built(images), fast, atol=2e-5, rtol=2e-5)
 
 
-def test_rules_are_those_of_the_maths():
+def test_scaled_models_equal_the_formulas():
     built = make("vit", "rope_axial", depth=1, pooling="avg", class_token=False)
     images = torch.randn(1, 3, 32, 32)
     plain = built(images)
@@ -140,7 +140,7 @@ def test_jitter_is_for_training_alone_and_the_same_in_recomputed_blocks(kind, po
     assert_close((built.head.weight.grad, built.patch_embed.proj.weight.grad), gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_rules_and_the_trained_grid_live_in_files(tmp_path):
+def test_scaling_and_the_trained_grid_are_stored_in_files(tmp_path):
     built = make("vit", "rope_mixed")
     path = save_model(tmp_path / "model.safetensors", built)
     larger = create_model("rope_mixed_deit_tiny_patch16_LS", path, **VIT | {"img_size": (32, 24)}, scaling="ntk")
@@ -163,7 +163,7 @@ def test_without_weights_the_trained_grid_is_the_models_own():
     assert get_config("swin_rope_axial_tiny_patch4_window7_224", scaling="pi").scaling_methods.trained_grid == (7, 7)
 
 
-def test_files_from_before_there_were_rules_are_read(tmp_path):
+def test_files_from_before_scaling_existed_are_read(tmp_path):
     import json
 
     from safetensors import safe_open
@@ -178,7 +178,7 @@ def test_files_from_before_there_were_rules_are_read(tmp_path):
     assert load_model(path)[0].config.scaling is None
 
 
-def test_a_dense_vit_passes_rules_on_to_its_global_blocks():
+def test_a_dense_vit_passes_scaling_on_to_its_global_blocks():
     body = ViTConfig(position="rope_mixed", **VIT)
     backbone = DenseViT(DenseViTConfig(body=body, window=4, global_attn_indexes=(1,))).eval()
     images = torch.randn(1, 3, 64, 64)
@@ -194,7 +194,7 @@ def test_a_dense_vit_passes_rules_on_to_its_global_blocks():
         masked(images)
 
 
-def test_what_rules_cannot_do_is_refused():
+def test_invalid_uses_of_scaling_are_refused():
     built = make("vit", "rope_axial", scaling="pi")
     with pytest.raises(ValueError, match="a packed batch with scaling='pi'; RoPE scaling uses one grid"):
         built.forward_packed(built.pack([torch.randn(3, 16, 16), torch.randn(3, 8, 24)]))

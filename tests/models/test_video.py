@@ -58,7 +58,7 @@ def test_a_still_tubelet_gets_the_logits_of_the_image(position, tubelet, kernel)
     with torch.no_grad():
         for block in clip.blocks:
             if "mixed" in position:
-                block.attn.rope.freqs[2].normal_()  # whatever turns with t, t is 0
+                block.attn.rope.freqs[2].normal_()  # whatever is rotated by t, t is 0
     images = torch.randn(2, 3, 24, 56)
     assert_close(clip(still(images, tubelet)), image(images), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(clip(still(images.flip(3), tubelet)), image(images), rtol=1e-2)
@@ -98,7 +98,7 @@ def test_a_published_axial_model_keeps_its_function_in_the_two_ways_that_there_a
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"8 pairs all turn with x or y; give pairs=\(x, y, t\), of which \(4, 4, 0\) changes nothing"),
+        ({}, r"8 pairs are all rotated by x or y; give pairs=\(x, y, t\), of which \(4, 4, 0\) changes nothing"),
         ({"pairs": (4, 4, 1)}, r"pairs=\(4, 4, 1\); expected 3 counts, none negative, with sum 8"),
         ({"pairs": (3, 3, 2), "learned": True}, "leave one out"),
         ({"pairs": (3, 3, 2), "time_speed": 0.1}, "for RoPE-Mixed alone"),
@@ -148,7 +148,7 @@ def test_tubelets_permuted_with_their_positions_give_the_same_tokens():
 @pytest.mark.parametrize(
     ("channels", "pairs"), [(64, (12, 12, 8)), (16, (3, 3, 2)), (12, (2, 2, 2)), (8, (1, 1, 2)), (32, (6, 6, 4))]
 )
-def test_three_eighths_of_the_pairs_turn_with_x_and_y_each_if_none_are_given(channels, pairs):
+def test_three_eighths_of_the_pairs_are_rotated_by_x_and_by_y_each_if_none_are_given(channels, pairs):
     built = config("rope_axial", frames=2, heads=1, width=channels)
     assert built.pairs_per_axis == pairs
     assert_close(ViT(built).rope.frequencies(), axial_frequencies(channels, 100.0, 3, pairs))

@@ -37,11 +37,11 @@ def test_the_rotation_of_reordered_channels_is_that_of_timm(name, h, w):
     theirs = create_rope_embed(dim=64, num_heads=2, **options)
     _, convention, theta = ROPE_FAMILIES[name]
     q = torch.randn(2, h * w, 32)
-    turned = apply_rot_embed_cat(q, theirs.get_embed(shape=(h, w)), half=convention.pairs == "halves")
+    rotated = apply_rot_embed_cat(q, theirs.get_embed(shape=(h, w)), half=convention.pairs == "halves")
     positions = convention.rotary_positions(grid_positions(h, w), sizes(h, w))
     order = convention.channel_order(32)
     ours = apply_rotary(q[..., order], rotary_cos_sin(positions, axial_frequencies(32, theta)))
-    assert_close(ours, turned[..., order], rtol=1e-5, atol=2e-5)
+    assert_close(ours, rotated[..., order], rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ EXACT = {"dtype": torch.float64}
 
 
 def moment(frequencies):
-    """Average d d^T over the unit vectors of the pairs that turn."""
+    """Average d d^T over the unit vectors of the rotated pairs."""
     vectors = frequencies.flatten(1)
     length = vectors.norm(dim=0)
     directions = (vectors / length)[:, length > 0]
@@ -32,9 +32,9 @@ def directions(frequencies):
 
 
 @pytest.mark.parametrize("channels", [12, 16, 32, 64, 128])
-@pytest.mark.parametrize("family", [spiral_frequencies, simplex_frequencies, star_frequencies])
-def test_directions_of_spiral_star_and_simplex_prefer_none(family, channels):
-    assert_close(moment(family(channels, 3, **EXACT)), torch.eye(2, **EXACT) / 2, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("frequencies_of", [spiral_frequencies, simplex_frequencies, star_frequencies])
+def test_directions_of_spiral_star_and_simplex_prefer_none(frequencies_of, channels):
+    assert_close(moment(frequencies_of(channels, 3, **EXACT)), torch.eye(2, **EXACT) / 2, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("heads", [1, 6])
@@ -45,21 +45,21 @@ def test_golden_directions_come_ever_nearer_to_preferring_none(heads):
 
 
 def test_golden_by_hand():
-    found = golden_frequencies(4, 2, theta=100.0, **EXACT)  # P = 2: speeds 1 and 1/10
+    found = golden_frequencies(4, 2, theta=100.0, **EXACT)  # P = 2: magnitudes 1 and 1/10
     steps = torch.tensor([[0.0, 0.6180339887], [0.2360679775, 0.8541019662]], **EXACT)
-    speed = torch.tensor([1.0, 0.1], **EXACT)
-    assert_close(found, torch.stack([speed * (math.pi * steps).cos(), speed * (math.pi * steps).sin()]))
+    magnitude = torch.tensor([1.0, 0.1], **EXACT)
+    assert_close(found, torch.stack([magnitude * (math.pi * steps).cos(), magnitude * (math.pi * steps).sin()]))
 
 
 def test_no_two_heads_of_golden_look_along_the_same_directions():
-    turned = directions(golden_frequencies(32, 4, **EXACT)).flatten()
-    apart = (turned[:, None] - turned[None]).abs()
+    angles = directions(golden_frequencies(32, 4, **EXACT)).flatten()
+    apart = (angles[:, None] - angles[None]).abs()
     apart = torch.minimum(apart, math.pi - apart) + torch.eye(64, **EXACT)
     assert apart.min() > math.pi / 64 / 3  # evenly spread, they would be pi / 64 apart
 
 
 def test_spiral_by_hand():
-    found = spiral_frequencies(8, 1, theta=16.0, **EXACT)  # P = 4: speeds 1, 1/2, 1/4, 1/8; 45 degrees further each
+    found = spiral_frequencies(8, 1, theta=16.0, **EXACT)  # P = 4: magnitudes 1 to 1/8; 45 degrees further each
     half = math.sqrt(0.5)
     assert_close(
         found, torch.tensor([[1, half / 2, 0, -half / 8], [0, half / 2, 0.25, half / 8]], **EXACT), atol=1e-6, rtol=0
@@ -67,50 +67,52 @@ def test_spiral_by_hand():
 
 
 def test_star_by_hand():
-    found = star_frequencies(64, 1, theta=16.0, **EXACT)  # P = 32: 4 directions of 8 speeds
-    speeds = 16.0 ** -(torch.arange(8, **EXACT) / 8)
+    found = star_frequencies(64, 1, theta=16.0, **EXACT)  # P = 32: 4 directions of 8 magnitudes
+    magnitudes = 16.0 ** -(torch.arange(8, **EXACT) / 8)
     rest = torch.zeros(8, **EXACT)
-    diagonal = math.sqrt(0.5) * speeds
+    diagonal = math.sqrt(0.5) * magnitudes
     expected = torch.stack(
-        [torch.cat([speeds, diagonal, rest, -diagonal]), torch.cat([rest, diagonal, speeds, diagonal])]
+        [torch.cat([magnitudes, diagonal, rest, -diagonal]), torch.cat([rest, diagonal, magnitudes, diagonal])]
     )
     assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("channels", [8, 12, 16, 32, 64, 128, 256])
-def test_every_direction_of_a_star_has_all_speeds_and_the_frequencies_prefer_none(channels):
+def test_every_direction_of_a_star_has_all_magnitudes_and_the_frequencies_prefer_none(channels):
     found = star_frequencies(channels, 3, **EXACT)
     assert_close(found @ found.T, found.square().sum() / 2 * torch.eye(2, **EXACT), atol=1e-6, rtol=0)
     spiral = spiral_frequencies(32, 1, **EXACT)
-    assert (spiral @ spiral.T)[0, 0] > 3 * (spiral @ spiral.T)[1, 1]  # where speed and direction are joined
+    assert (spiral @ spiral.T)[0, 0] > 3 * (spiral @ spiral.T)[1, 1]  # where magnitude and direction are coupled
 
 
 def test_simplex_by_hand():
-    found = simplex_frequencies(14, 1, theta=4.0, **EXACT)  # P = 7: two scales of three waves, and one unrotated pair
+    found = simplex_frequencies(
+        14, 1, theta=4.0, **EXACT
+    )  # P = 7: two magnitudes of three waves, and one unrotated pair
     high = math.sqrt(0.75)
     assert_close(found[:, 0, :3], torch.tensor([[1, -0.5, -0.5], [0, high, -high]], **EXACT))
-    turn = 2 * math.pi / 3 * 0.6180339887
-    assert_close(found[:, 0, 3], torch.tensor([math.cos(turn) / 2, math.sin(turn) / 2], **EXACT))
+    angle = 2 * math.pi / 3 * 0.6180339887
+    assert_close(found[:, 0, 3], torch.tensor([math.cos(angle) / 2, math.sin(angle) / 2], **EXACT))
     assert_close(found[:, 0, 3:6].sum(-1), torch.zeros(2, **EXACT), atol=1e-12, rtol=0)
     assert found[:, 0, 6].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("kind", FIXED_FREQUENCIES)
-def test_speeds_run_from_one_to_the_inverse_of_theta(kind):
-    speed = FIXED_FREQUENCIES[kind](64, 2, 100.0).norm(dim=0)
-    turning = speed[speed > 0]
-    assert_close(turning.max(), torch.tensor(1.0))
-    assert 0.01 < turning.min() < 0.02
+def test_magnitudes_range_from_one_to_the_inverse_of_theta(kind):
+    magnitudes = FIXED_FREQUENCIES[kind](64, 2, 100.0).norm(dim=0)
+    rotating = magnitudes[magnitudes > 0]
+    assert_close(rotating.max(), torch.tensor(1.0))
+    assert 0.01 < rotating.min() < 0.02
 
 
 @pytest.mark.parametrize("kind", FIXED_FREQUENCIES)
-def test_fixed_families_hold_nothing_and_rotate(kind):
+def test_fixed_rope_types_have_no_parameters_and_rotate(kind):
     rope = FixedRope(kind, 16, 3)
     assert not [*rope.parameters(), *rope.buffers()]
     q, k = torch.randn(2, 2, 3, 6, 16).unbind()
-    turned = rope(q, k, grid_positions(2, 3))
+    rotated = rope(q, k, grid_positions(2, 3))
     shifted = rope(q, k, grid_positions(2, 3) + torch.tensor([5.0, -2.0]))
-    assert_close(turned[0] @ turned[1].mT, shifted[0] @ shifted[1].mT, atol=1e-4, rtol=1e-4)
+    assert_close(rotated[0] @ rotated[1].mT, shifted[0] @ shifted[1].mT, atol=1e-4, rtol=1e-4)
     assert kind in repr(rope)
 
 
@@ -120,13 +122,13 @@ def test_polar_directions_take_each_step_of_the_half_circle_once(pairs):
     assert_close(steps.sort().values, torch.arange(pairs, **EXACT), atol=1e-4, rtol=0)
 
 
-def test_polar_starts_geometric_with_heads_turned_apart():
+def test_polar_starts_geometric_with_another_heading_for_each_head():
     rope = PolarRope(32, 2, theta=10.0)
     frequencies = rope.freqs.detach()
     assert_close(frequencies.norm(dim=0), (10.0 ** -(torch.arange(16) / 16)).expand(2, -1))
     assert_close(moment(frequencies), torch.eye(2) / 2, atol=1e-5, rtol=0)
-    turned = directions(frequencies.double())
-    assert_close((turned[1] - turned[0]) % math.pi, torch.full((16,), math.pi / 32, **EXACT), atol=1e-5, rtol=0)
+    angles = directions(frequencies.double())
+    assert_close((angles[1] - angles[0]) % math.pi, torch.full((16,), math.pi / 32, **EXACT), atol=1e-5, rtol=0)
 
 
 def test_polar_stays_within_its_bounds_and_isotropic_after_wild_steps():
@@ -134,14 +136,14 @@ def test_polar_stays_within_its_bounds_and_isotropic_after_wild_steps():
     optimizer = torch.optim.SGD(rope.parameters(), lr=1e4)
     for _ in range(5):
         q, k = torch.randn(2, 1, 4, 12, 32).unbind()
-        turned = rope(q, k, grid_positions(3, 4))
-        (turned[0] @ turned[1].mT).square().mean().backward()
+        rotated = rope(q, k, grid_positions(3, 4))
+        (rotated[0] @ rotated[1].mT).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     assert rope.raw_speeds.abs().max() > 20
-    speed = rope.freqs.detach().norm(dim=0)
-    assert speed.min() >= 0.01 * (1 - 1e-5)
-    assert speed.max() <= math.pi * (1 + 1e-5)
+    magnitudes = rope.freqs.detach().norm(dim=0)
+    assert magnitudes.min() >= 0.01 * (1 - 1e-5)
+    assert magnitudes.max() <= math.pi * (1 + 1e-5)
     for head in rope.freqs.detach().unbind(1):
         assert_close(moment(head), torch.eye(2) / 2, atol=1e-4, rtol=0)
 
@@ -177,6 +179,6 @@ def test_polar_keeps_its_precision_and_starts_anew():
         (lambda: PolarRope(2, 2), "2 heads of 2 channels; expected at least 1 head of 4 channels"),
     ],
 )
-def test_families_that_cannot_be_are_refused(build, message):
+def test_invalid_rope_types_and_options_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

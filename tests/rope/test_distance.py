@@ -76,8 +76,10 @@ def test_lookhere_is_the_published_one_with_twelve_heads():
     assert_close(slopes, torch.tensor([0.5] * 8 + [1 / 4, 1 / 16, 1 / 64, 1 / 256]))  # 2 * 0.5 in the last layer
     assert_close(lookhere_heads(12, 0, 12)[1], 3 * slopes)
     assert torch.equal(lookhere_heads(12, 5, 12)[0], directions)
-    turns = [lookhere_heads(2, layer, 4)[0] for layer in range(4)]
-    assert len({tuple(row) for turn in turns for row in turn.tolist()}) == 8  # two heads: all eight in four layers
+    directions = [lookhere_heads(2, layer, 4)[0] for layer in range(4)]
+    assert (
+        len({tuple(row) for layer in directions for row in layer.tolist()}) == 8
+    )  # two heads: all eight in four layers
 
 
 @pytest.mark.parametrize("name", DISTANCE_BIAS_TYPES)

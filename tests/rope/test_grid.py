@@ -46,7 +46,7 @@ def test_a_crop_keeps_its_place_in_the_whole_image():
     assert crop_positions(0.5, 2, 1, 2, scale=0.5).tolist() == [[2, 0.5], [2.5, 0.5]]
 
 
-def test_kept_tokens_are_turned_as_in_the_whole_image():
+def test_kept_tokens_are_rotated_as_in_the_full_image():
     q, k = torch.randn(2, 2, 3, 15, 8)
     positions, f = grid_positions(3, 5), mixed_frequencies(8, 3)
     keep = torch.stack([torch.randperm(15)[:6] for _ in range(2)])

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ropevit.rope import AxialRope, FixedRope, GatedAxialRope, MixedRope, PolarRope, grid_positions
 
 
-def test_a_gate_of_nothing_turns_nothing_and_can_learn():
+def test_a_gate_of_zero_rotates_nothing_and_has_a_gradient():
     rope = GatedAxialRope(8, heads=3)
     q, k, positions = torch.randn(2, 3, 12, 8), torch.randn(2, 3, 12, 8), grid_positions(3, 4)
     a, b = rope(q, k, positions)
@@ -23,9 +23,9 @@ def test_an_open_gate_is_rope_axial_and_a_half_open_one_half_the_angle():
     with torch.no_grad():
         rope.gate.copy_(torch.tensor([20.0, 0.5]).atanh().nan_to_num(20.0))  # tanh(20) is 1 in float32
     whole, half = axial(q, k, positions, num_prefix_tokens=2), axial(q, k, positions * 0.5, num_prefix_tokens=2)
-    for turned, all_of_it, half_of_it in zip(rope(q, k, positions, num_prefix_tokens=2), whole, half, strict=True):
-        assert_close(turned[:, 0], all_of_it[:, 0])
-        assert_close(turned[:, 1], half_of_it[:, 1])
+    for rotated, all_of_it, half_of_it in zip(rope(q, k, positions, num_prefix_tokens=2), whole, half, strict=True):
+        assert_close(rotated[:, 0], all_of_it[:, 0])
+        assert_close(rotated[:, 1], half_of_it[:, 1])
     assert_close(rope.cos_sin(positions).cos[1], axial.cos_sin(positions * 0.5).cos[0])
 
 

@@ -37,9 +37,9 @@ def scores(q, k):
 @pytest.mark.parametrize(("h", "w"), GRIDS)
 def test_the_norm_of_every_pair_is_kept(kind, h, w):
     q, k = queries_and_keys(h * w)
-    turned, _ = rotate(q, k, grid_positions(h, w), frequencies(kind))
-    assert_close(turned.unflatten(-1, (-1, 2)).norm(dim=-1), q.unflatten(-1, (-1, 2)).norm(dim=-1))
-    assert not torch.allclose(turned, q)
+    rotated, _ = rotate(q, k, grid_positions(h, w), frequencies(kind))
+    assert_close(rotated.unflatten(-1, (-1, 2)).norm(dim=-1), q.unflatten(-1, (-1, 2)).norm(dim=-1))
+    assert not torch.allclose(rotated, q)
 
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
@@ -58,9 +58,9 @@ def test_scores_are_unchanged_by_a_common_shift(kind, h, w):
 def test_permuting_tokens_with_their_positions_permutes_the_output(kind, h, w):
     q, k = queries_and_keys(h * w)
     positions, f, order = grid_positions(h, w), frequencies(kind), torch.randperm(h * w)
-    turned = rotate(q, k, positions, f)
+    rotated = rotate(q, k, positions, f)
     shuffled = rotate(q[:, :, order], k[:, :, order], positions[order], f)
-    for whole, part in zip(turned, shuffled, strict=True):
+    for whole, part in zip(rotated, shuffled, strict=True):
         assert torch.equal(whole[:, :, order], part)
 
 
@@ -73,9 +73,9 @@ def test_transposing_the_image_equals_swapping_the_axes_of_the_frequencies(kind,
     def transpose(x):
         return x.unflatten(2, (h, w)).transpose(2, 3).flatten(2, 3)
 
-    turned, _ = rotate(q, k, grid_positions(h, w), f)
+    rotated, _ = rotate(q, k, grid_positions(h, w), f)
     swapped, _ = rotate(transpose(q), transpose(k), grid_positions(w, h), f.flip(0))
-    assert torch.equal(transpose(turned), swapped)
+    assert torch.equal(transpose(rotated), swapped)
 
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
@@ -90,9 +90,9 @@ def test_the_inverse_undoes_the_rotation(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_position_zero_is_the_identity_bit_for_bit(dtype):
     q, k = queries_and_keys(5, dtype=dtype)
-    turned = rotate(q, k, torch.zeros(5, 2), frequencies("mixed"))
-    assert torch.equal(turned[0], q)
-    assert torch.equal(turned[1], k)
+    rotated = rotate(q, k, torch.zeros(5, 2), frequencies("mixed"))
+    assert torch.equal(rotated[0], q)
+    assert torch.equal(rotated[1], k)
 
 
 @pytest.mark.parametrize("num_prefix_tokens", [1, 3])
@@ -100,10 +100,10 @@ def test_position_zero_is_the_identity_bit_for_bit(dtype):
 def test_prefix_tokens_are_left_as_they_are_and_patches_do_not_notice_them(num_prefix_tokens, dtype):
     q, k = queries_and_keys(num_prefix_tokens + 15, dtype=dtype)
     positions, f = grid_positions(3, 5), frequencies("mixed")
-    turned, _ = rotate(q, k, positions, f, num_prefix_tokens)
+    rotated, _ = rotate(q, k, positions, f, num_prefix_tokens)
     patches, _ = rotate(q[:, :, num_prefix_tokens:], k[:, :, num_prefix_tokens:], positions, f)
-    assert torch.equal(turned[:, :, :num_prefix_tokens], q[:, :, :num_prefix_tokens])
-    assert torch.equal(turned[:, :, num_prefix_tokens:], patches)
+    assert torch.equal(rotated[:, :, :num_prefix_tokens], q[:, :, :num_prefix_tokens])
+    assert torch.equal(rotated[:, :, num_prefix_tokens:], patches)
 
 
 def test_each_image_may_have_its_own_positions():
@@ -117,20 +117,20 @@ def test_each_image_may_have_its_own_positions():
 
 
 def test_convention_of_axial_by_hand():
-    # One head of 8 channels, theta 100: pairs turn by x, x / 10, y, y / 10; pair p is channels (2p, 2p+1).
+    # One head of 8 channels, theta 100: pairs are rotated by x, x / 10, y, y / 10; pair p is channels (2p, 2p+1).
     q = torch.tensor([1.0, 0.0] * 4).expand(1, 1, 1, 8)
-    turned, _ = rotate(q, q, torch.tensor([[2.0, 3.0]]), axial_frequencies(8, theta=100))
+    rotated, _ = rotate(q, q, torch.tensor([[2.0, 3.0]]), axial_frequencies(8, theta=100))
     expected = [f(a) for a in (2.0, 0.2, 3.0, 0.3) for f in (math.cos, math.sin)]
-    assert_close(turned.flatten(), torch.tensor(expected))
+    assert_close(rotated.flatten(), torch.tensor(expected))
 
 
 def test_convention_of_mixed_by_hand():
     f = torch.tensor([[[0.5, -1.0]], [[0.25, 2.0]]])  # f_x and f_y of the two pairs of one head
     q = torch.tensor([0.0, 1.0, 1.0, 0.0]).expand(1, 1, 1, 4)
-    turned, _ = rotate(q, q, torch.tensor([[2.0, 3.0]]), f)
+    rotated, _ = rotate(q, q, torch.tensor([[2.0, 3.0]]), f)
     first, second = 0.5 * 2 + 0.25 * 3, -1.0 * 2 + 2.0 * 3
     expected = [-math.sin(first), math.cos(first), math.cos(second), math.sin(second)]
-    assert_close(turned.flatten(), torch.tensor(expected))
+    assert_close(rotated.flatten(), torch.tensor(expected))
 
 
 @given(st.floats(0.1, 1000), st.floats(-500, 500), st.floats(-500, 500))
@@ -167,8 +167,8 @@ def test_learned_frequencies_stay_float32_when_the_module_is_cast(cast):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_queries_and_keys_keep_their_dtypes(dtype):
     q, k = queries_and_keys(15, dtype=dtype)
-    turned = rotate(q, k.float(), grid_positions(3, 5), frequencies("axial"))
-    assert (turned[0].dtype, turned[1].dtype) == (dtype, torch.float32)
+    rotated = rotate(q, k.float(), grid_positions(3, 5), frequencies("axial"))
+    assert (rotated[0].dtype, rotated[1].dtype) == (dtype, torch.float32)
 
 
 def test_gradients_of_everything_agree_with_finite_differences():
@@ -191,7 +191,7 @@ def test_scores_are_relative_in_any_number_of_axes(sizes, kind):
     assert not torch.allclose(here, scores(*rotate(q, k, 2 * positions, f.double())))
 
 
-def test_unequal_budgets_turn_the_pairs_they_promise():
+def test_unequal_pairs_per_axis_rotate_the_channels_they_name():
     rope = AxialRope(16, pairs=(6, 2))
     f = rope.frequencies()
     assert (f[0] > 0).tolist() == [True] * 6 + [False] * 2
@@ -282,15 +282,15 @@ def test_an_empty_batch_and_unequal_numbers_of_images_are_handled():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_short_dtypes_are_turned_in_float32_and_rounded_once(dtype):
+def test_16_bit_dtypes_are_rotated_in_float32_and_rounded_once(dtype):
     q, k = queries_and_keys(15, dtype=dtype)
     positions, f = grid_positions(3, 5) * 20, frequencies("mixed")
-    turned, _ = rotate(q, k, positions, f)
+    rotated, _ = rotate(q, k, positions, f)
     exact, _ = rotate(q.double(), k.double(), positions.double(), f.double())
-    assert_close(turned, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    assert_close(rotated, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_reset_draws_new_directions_at_the_same_speeds():
+def test_reset_draws_new_directions_of_the_same_magnitudes():
     rope = MixedRope(16, 3, pairs=(6, 2))
     before = rope.freqs.detach().clone()
     with torch.no_grad():

@@ -16,7 +16,7 @@ from ropevit.rope.scaling import (
     parse_scaling,
 )
 
-AXIAL = axial_frequencies(32)  # 8 pairs for x, 8 for y; the fastest turns by 1 radian a patch
+AXIAL = axial_frequencies(32)  # 8 pairs for x, 8 for y; the fastest is rotated by 1 radian a patch
 
 
 def seen(text, rows, columns, frequencies=AXIAL, trained=(14, 14)):
@@ -28,11 +28,11 @@ def tables():
     return {"axial": AXIAL, "mixed": mixed_frequencies(32, 3), "golden": golden_frequencies(32, 3), "polar": polar}
 
 
-@pytest.mark.parametrize("rule", [*SCALING_METHODS, "yarn+log", "normalize(by=min)"])
+@pytest.mark.parametrize("method", [*SCALING_METHODS, "yarn+log", "normalize(by=min)"])
 @pytest.mark.parametrize("table", ["axial", "mixed", "golden", "polar"])
-def test_at_the_trained_grid_a_rule_changes_no_bit(rule, table):
+def test_at_the_trained_grid_a_scaling_method_changes_no_bit(method, table):
     frequencies = tables()[table]
-    found = seen(rule, 9, 14, frequencies, trained=(9, 14))
+    found = seen(method, 9, 14, frequencies, trained=(9, 14))
     assert torch.equal(found.frequencies, frequencies)
     assert torch.equal(found.positions, grid_positions(9, 14))
     assert found.attention_factor is None or found.attention_factor == 1
@@ -78,25 +78,24 @@ def test_ntk_takes_pairs_at_rest_and_pairs_all_alike():
     assert torch.equal(Scaling((found,), (4, 4))(grid_positions(8, 8), alike).frequencies, alike)
 
 
-def test_parts_leaves_what_turns_often_and_interpolates_what_turns_seldom():
-    trained = 2 * math.pi  # as long as radians a patch are turns over the grid
+def test_parts_keeps_pairs_of_many_rotations_and_interpolates_those_of_few():
     frequencies = torch.tensor([[3.0, 2.0, 1.25, 0.5, 0.1], [0.0] * 5])
     found = seen("parts", 18, 18, frequencies, trained=(6, 6)).frequencies[0]
-    turns = frequencies[0] * 6 / trained
-    kept = ((turns - 0.5) / 1.5).clamp(0, 1)
+    rotations = frequencies[0] * 6 / (2 * math.pi)  # over the trained grid of 6 patches
+    kept = ((rotations - 0.5) / 1.5).clamp(0, 1)
     assert_close(found, frequencies[0] * (kept + (1 - kept) / 3))
     assert found[0] == 3.0
     assert_close(found[3:], frequencies[0, 3:] / 3)
 
 
-def test_turns_are_counted_along_the_direction_of_a_pair():
-    diagonal = torch.tensor([[math.sqrt(0.5), 1.0], [math.sqrt(0.5), 0.0]])  # the same speed, two directions
+def test_rotations_are_counted_along_the_direction_of_a_pair():
+    diagonal = torch.tensor([[math.sqrt(0.5), 1.0], [math.sqrt(0.5), 0.0]])  # the same magnitude, two directions
     found = seen("parts(slow=0.5,fast=3)", 28, 28, diagonal).frequencies
-    speed = found.norm(dim=0)
-    assert_close(speed[0], speed[1])
-    assert 0.5 < speed[0] < 1
+    magnitudes = found.norm(dim=0)
+    assert_close(magnitudes[0], magnitudes[1])
+    assert 0.5 < magnitudes[0] < 1
     wide = seen("parts(slow=0.5,fast=3)", 28, 56, torch.eye(2), trained=(14, 28)).frequencies.diagonal()
-    assert wide[0] > wide[1]  # along the longer side a wave turns more often
+    assert wide[0] > wide[1]  # a pair makes more rotations along the longer side
 
 
 def test_yarn_is_parts_and_sharper_attention():
@@ -107,29 +106,29 @@ def test_yarn_is_parts_and_sharper_attention():
     assert seen("yarn", 7, 7).attention_factor == 1
 
 
-def test_temperature_follows_the_logarithm_of_the_tokens():
+def test_the_attention_factor_of_log_is_a_ratio_of_logarithms_of_token_counts():
     assert_close(seen("log", 16, 16, trained=(4, 4)).attention_factor, torch.tensor(2.0))  # log 256 = 2 log 16
     assert_close(seen("log", 2, 2, trained=(4, 4)).attention_factor, torch.tensor(0.5))
     assert_close(seen("entropy", 16, 16, trained=(4, 4)).attention_factor, torch.tensor(2.0).sqrt())
     assert seen("log", 1, 1, trained=(1, 1)).attention_factor == 1
 
 
-def test_temperatures_multiply_in_a_chain():
+def test_attention_factors_multiply_in_a_chain():
     both = seen("yarn+log", 28, 28)
     assert_close(both.attention_factor, seen("yarn", 28, 28).attention_factor * seen("log", 28, 28).attention_factor)
     assert torch.equal(both.frequencies, seen("yarn", 28, 28).frequencies)
 
 
 def test_jitter_draws_within_its_bounds_from_a_generator():
-    rule, generator = CoordinateJitter(shift=0.5, jitter=1.5, rescale=2.0), torch.Generator().manual_seed(1)
-    draws = torch.stack([rule.sample(generator=generator) for _ in range(2000)])
+    method, generator = CoordinateJitter(shift=0.5, jitter=1.5, rescale=2.0), torch.Generator().manual_seed(1)
+    draws = torch.stack([method.sample(generator=generator) for _ in range(2000)])
     move, stretch = draws[:, 0], draws[:, 1]
     assert 0.49 < move.abs().max() <= 0.5
     assert 2.5 < stretch.max() <= 3.0
     assert 1 / 3 <= stretch.min() < 0.4
     assert abs(stretch.log().mean()) < 0.05
     assert (stretch[:, 0] / stretch[:, 1]).max() <= 1.5**2
-    again = torch.stack([rule.sample(generator=generator.manual_seed(1))])
+    again = torch.stack([method.sample(generator=generator.manual_seed(1))])
     assert torch.equal(again[0], draws[0])
     assert torch.equal(CoordinateJitter(0, 1, 1).sample(), torch.tensor([[0.0, 0.0], [1.0, 1.0]]).to(again))
 
@@ -142,7 +141,7 @@ def test_a_draw_moves_positions_and_stretches_frequencies():
     assert parse_scaling("ntk", (4, 4)).sample_jitter() is None
 
 
-def test_learned_frequencies_get_gradients_through_rules():
+def test_learned_frequencies_get_gradients_through_scaling_methods():
     frequencies = mixed_frequencies(8, 2).double().requires_grad_()
     scaling = parse_scaling("ntk+parts(fast=4)", (4, 4))
     places = grid_positions(9, 7).double()
@@ -157,7 +156,7 @@ def test_names_are_read_with_their_options():
         (Yarn(slow=1.0, fast=32.0), SCALING_METHODS["log"]), (2, 3)
     )
     assert parse_scaling("pi", (2, 3)).methods == (LinearScaling(),)
-    assert {name for name, rule in SCALING_METHODS.items() if rule.name != name} == {"entropy"}
+    assert {name for name, method in SCALING_METHODS.items() if method.name != name} == {"entropy"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_names_are_read_with_their_options():
         (lambda: Scaling((), (0, 3)), "trained_grid=\\(0, 3\\); expected rows and columns"),
     ],
 )
-def test_rules_that_cannot_be_are_refused(build, message):
+def test_invalid_scaling_methods_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 

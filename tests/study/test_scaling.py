@@ -1,4 +1,4 @@
-"""Families of frequencies and rules for larger grids in a study."""
+"""Rope types and scaling methods in a study."""
 
 import json
 from copy import deepcopy
@@ -27,7 +27,7 @@ def test_rope_types_join_the_embeddings():
     assert StudyConfig().all_embeddings == StudyConfig().embeddings
     assert StudyConfig(rope_types=("spiral",)).all_embeddings[-1] == "rope_spiral"
     every = StudyConfig(rope_types=("all",), seeds=2)
-    assert every.all_embeddings == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
+    assert every.all_embeddings == (*every.embeddings, *(f"rope_{name}" for name in unpublished_types()))
     assert len(every.runs()) == 2 * 2 * 8
 
 
@@ -63,7 +63,7 @@ def results(trained):
     return deepcopy(trained[1])
 
 
-def test_trained_rotations_are_measured_with_every_rule(trained):
+def test_trained_rotations_are_evaluated_with_every_scaling_method(trained):
     jobs, (first, _, absolute, _) = trained
     assert json.loads((jobs[0].folder / "result.json").read_text()) == first
     assert list(first["scaled"]) == ["ntk", "yarn+log"]
@@ -75,7 +75,7 @@ def test_trained_rotations_are_measured_with_every_rule(trained):
     assert kept.config.scaling is None
 
 
-def test_a_rule_is_on_while_it_is_measured(make_job, monkeypatch):
+def test_a_scaling_method_is_set_while_it_is_evaluated(make_job, monkeypatch):
     seen = []
     job = make_job(scaling=("ntk",))
 
@@ -90,7 +90,7 @@ def test_a_rule_is_on_while_it_is_measured(make_job, monkeypatch):
     assert seen == [(None, 4), (None, 8), (None, 12), ("ntk", 4), ("ntk", 12)]
 
 
-def test_rules_are_curves_of_their_own(results):
+def test_scaling_methods_are_curves_of_their_own(results):
     (panel,) = panel_results(results)
     labels = [curve.label for curve in panel.curves]
     assert labels == ["RoPE-Golden", "RoPE-Golden, ntk", "RoPE-Golden, yarn+log", "absolute (APE)"]
@@ -108,10 +108,10 @@ def test_rules_are_curves_of_their_own(results):
     assert shown == [["RoPE-Golden", "absolute (APE)"], ["RoPE-Golden"], ["RoPE-Golden"]]
 
 
-def test_sentences_name_rules(results):
+def test_sentences_name_scaling_methods(results):
     for run in results:
         run["scores"] = {"4": 10.0, "8": 50.0, "12": 30.0}
-        run["scaled"] = {rule: {"4": 10.0, "8": 50.0, "12": 40.0 + len(rule)} for rule in run["scaled"]}
+        run["scaled"] = {method: {"4": 10.0, "8": 50.0, "12": 40.0 + len(method)} for method in run["scaled"]}
     (panel,) = panel_results(results)
     assert "at 1.5x the training size (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in panel_summary(panel)
     assert "RoPE-Golden (50.0 ± 0.0) and absolute (APE) (50.0 ± 0.0) are level at the top" in panel_summary(panel)
@@ -121,14 +121,14 @@ def test_sentences_name_rules(results):
     assert conclusions([alone], {"test_images": 300, "classes": ["a"]})
 
 
-def test_results_from_before_there_were_rules_are_read(results):
+def test_results_from_before_scaling_existed_are_read(results):
     for run in results:
         del run["scaled"]
     (panel,) = panel_results(results)
     assert len(panel.curves) == 2
 
 
-def test_the_report_says_which_rules_were_tried():
+def test_the_report_says_which_scaling_methods_were_tried():
     config = StudyConfig(rope_types=("polar",), scaling=("pi", "log"))
     data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
     told = " ".join(describe_method(config, {"data": data}))

@@ -1,4 +1,4 @@
-"""Studies that train rotations with rules, too, and studies that go on with more rules and test sizes."""
+"""Studies that train rotations with scaling methods, and resumed studies with more methods and test sizes."""
 
 import json
 from dataclasses import replace
@@ -51,8 +51,8 @@ def drawn(monkeypatch):
     return found
 
 
-def ruled(job, rules=JITTER):
-    return replace(job, run=replace(job.run, train_scaling=rules))
+def with_scaling(job, methods=JITTER):
+    return replace(job, run=replace(job.run, train_scaling=methods))
 
 
 def weights(folder):
@@ -64,12 +64,12 @@ def after(count):
     return lambda: next(asked) >= count
 
 
-def test_every_rotation_is_trained_with_each_rule_besides_without():
+def test_every_rotation_is_trained_with_each_scaling_method_besides_without():
     runs = StudyConfig(train_scaling=(JITTER, BOTH), panels=("zoom",)).runs()
     found = [(run.embedding, run.train_scaling) for run in runs]
     assert found == [
         ("ape", None),
-        *((name, rule) for name in ("rope_axial", "rope_mixed") for rule in (None, JITTER, BOTH)),
+        *((name, method) for name in ("rope_axial", "rope_mixed") for method in (None, JITTER, BOTH)),
     ]
     assert len({run.name for run in runs}) == 7
     assert runs[0].name == "zoom-ape-seed0"
@@ -91,16 +91,16 @@ def test_every_rotation_is_trained_with_each_rule_besides_without():
         ),
     ],
 )
-def test_rules_that_make_no_other_training_are_refused(changes, message):
+def test_scaling_methods_without_jitter_or_rope_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         StudyConfig(**changes)
 
 
-def test_trainings_with_a_rule_share_weights_images_and_draws(make_job, drawn, monkeypatch):
+def test_trainings_with_a_scaling_method_share_weights_images_and_draws(make_job, drawn, monkeypatch):
     seen = []
-    for embedding, rules in (("rope_mixed", None), ("rope_mixed", JITTER), ("rope_axial", JITTER)):
+    for embedding, methods in (("rope_mixed", None), ("rope_mixed", JITTER), ("rope_axial", JITTER)):
         job = make_job(embedding=embedding, folder=None)
-        job = replace(ruled(job, rules), folder=job.folder / (rules or "plain"))
+        job = replace(with_scaling(job, methods), folder=job.folder / (methods or "plain"))
         original = job.panel.batch
 
         def batch(seed, step, size=None, original=original):
@@ -120,21 +120,21 @@ def test_trainings_with_a_rule_share_weights_images_and_draws(make_job, drawn, m
 
 @pytest.mark.parametrize("panel", by_default(["zoom"], ["field", "zoom"]))
 def test_a_run_with_jitter_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, panel, drawn):
-    whole = ruled(make_job(panel, folder=tmp_path / "whole"))
+    whole = with_scaling(make_job(panel, folder=tmp_path / "whole"))
     train(whole)
     plain = make_job(panel, folder=tmp_path / "plain")
     train(plain)
     with pytest.raises(StopRequested):
-        train(ruled(make_job(panel, folder=tmp_path / "cut", should_stop=after(4))))
+        train(with_scaling(make_job(panel, folder=tmp_path / "cut", should_stop=after(4))))
     torch.rand(3)
-    train(ruled(make_job(panel, folder=tmp_path / "cut")))
+    train(with_scaling(make_job(panel, folder=tmp_path / "cut")))
     torch.testing.assert_close(weights(tmp_path / "cut"), weights(tmp_path / "whole"), rtol=0, atol=0)
     assert not torch.equal(weights(tmp_path / "plain")["head.weight"], weights(tmp_path / "whole")["head.weight"])
     assert len(drawn) == 12
 
 
-def test_a_model_is_measured_with_what_it_was_trained_with_or_a_rule_instead(make_job, tmp_path, monkeypatch):
-    job = replace(ruled(make_job(folder=tmp_path / "run"), BOTH), scaling=("ntk",))
+def test_a_model_is_measured_with_what_it_was_trained_with_or_another_scaling_method(make_job, tmp_path, monkeypatch):
+    job = replace(with_scaling(make_job(folder=tmp_path / "run"), BOTH), scaling=("ntk",))
     seen = []
 
     def score(model, size, check):
@@ -151,15 +151,15 @@ def test_a_model_is_measured_with_what_it_was_trained_with_or_a_rule_instead(mak
     assert info.metadata["train_scaling"] == BOTH
 
 
-def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(make_job):
+def test_trainings_with_scaling_methods_are_curves_named_in_table_figure_and_sentences(make_job):
     jobs = [
-        replace(ruled(make_job(embedding=name), rules), scaling=("ntk",))
-        for name, rules in (("ape", None), ("rope_mixed", None), ("rope_mixed", JITTER))
+        replace(with_scaling(make_job(embedding=name), methods), scaling=("ntk",))
+        for name, methods in (("ape", None), ("rope_mixed", None), ("rope_mixed", JITTER))
     ]
     results = [train(replace(job, folder=job.folder / str(job.run.train_scaling))) for job in jobs]
     for result in results:
         result["scores"] = {"4": 1.0, "8": 5.0, "12": 9.0 if result["train_scaling"] else 3.0}
-        result["scaled"] = {rule: {"4": 1.0, "8": 5.0, "12": 2.0} for rule in result["scaled"]}
+        result["scaled"] = {method: {"4": 1.0, "8": 5.0, "12": 2.0} for method in result["scaled"]}
     (panel,) = panel_results(results)
     labels = [
         "absolute (APE)", "RoPE-Mixed", "RoPE-Mixed, ntk", f"RoPE-Mixed, trained with {JITTER}",
@@ -182,14 +182,14 @@ def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(mak
     )  # of the plain trainings, level at 12
 
 
-def test_results_from_before_there_were_training_rules_are_read(make_job):
+def test_results_from_before_train_scaling_existed_are_read(make_job):
     result = train(make_job())
     del result["train_scaling"]
     (panel,) = panel_results([result])
     assert [curve.label for curve in panel.curves] == ["RoPE-Mixed"]
 
 
-def test_the_report_says_which_rules_were_trained_with():
+def test_the_report_says_which_scaling_methods_were_trained_with():
     data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
     told = " ".join(describe_method(StudyConfig(train_scaling=(JITTER,)), {"data": data}))
     assert f"every model with RoPE was also trained with {JITTER}, from the same weights" in told
@@ -198,7 +198,7 @@ def test_the_report_says_which_rules_were_trained_with():
 
 @pytest.mark.full  # test_runner.py has one that goes on with more seeds
 @pytest.mark.usefixtures("few_images")
-def test_a_study_goes_on_with_more_rules_and_sizes_without_training_again(tmp_path):
+def test_a_study_resumes_with_more_scaling_methods_and_sizes_without_training_again(tmp_path):
     first = run_study(config(tmp_path), lambda _: None)
     events = []
     grown = {"scaling": ("ntk",), "test_sizes": (20, 28, 36), "train_scaling": (JITTER,), "resume": True}
@@ -222,7 +222,7 @@ def test_a_study_goes_on_with_more_rules_and_sizes_without_training_again(tmp_pa
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_study_does_not_go_on_with_fewer_rules_or_sizes(tmp_path):
+def test_a_study_does_not_resume_with_fewer_scaling_methods_or_sizes(tmp_path):
     run_study(config(tmp_path, scaling=("ntk",), train_scaling=(JITTER,)), lambda _: None)
     for name, value in {"scaling": ("pi",), "train_scaling": None, "test_sizes": (28,)}.items():
         options = {"scaling": ("ntk",), "train_scaling": (JITTER,), "resume": True} | {name: value}
@@ -231,7 +231,7 @@ def test_a_study_does_not_go_on_with_fewer_rules_or_sizes(tmp_path):
 
 
 @pytest.mark.usefixtures("few_images")
-def test_a_study_from_before_there_were_training_rules_goes_on(tmp_path):
+def test_a_study_from_before_train_scaling_existed_resumes(tmp_path):
     run_study(config(tmp_path, embeddings=("rope_mixed",)), lambda _: None)
     for file in (tmp_path / "study/config.json", tmp_path / "study/runs/zoom-rope_mixed-seed0/result.json"):
         content = json.loads(file.read_text())
@@ -255,6 +255,6 @@ def test_larger_test_sizes_would_change_what_a_folder_is_trained_on(tmp_path):
         refuse_other_study(config(tmp_path, **sizes | {"test_sizes": (8, 16, 24)}), tmp_path / "config.json")
 
 
-def test_a_run_is_named_by_its_rules():
+def test_a_run_is_named_by_its_scaling():
     run = Run(panel="zoom", embedding="rope_mixed", seed=1, train_scaling="jitter(shift=0.5, jitter=1.1,rescale=2)")
     assert run.name == "zoom-rope_mixed-jitter-shift0.5-jitter1.1-rescale2-seed1"

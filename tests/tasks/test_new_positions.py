@@ -13,7 +13,7 @@ from tasks.segment.generated import small_training, write_images
 from tasks.segment.small import small_segmenter
 
 
-def test_a_segmenter_is_trained_with_a_new_family(tmp_path):
+def test_a_segmenter_is_trained_with_a_new_rope_type(tmp_path):
     config = small_training(write_images(tmp_path / "ade"), tmp_path / "run", steps=2)
     train(
         replace(

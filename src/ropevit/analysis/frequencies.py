@@ -1,4 +1,4 @@
-"""Figure of frequency maps: direction and speed of the rotation of each pair of each head."""
+"""Figure of frequency maps: direction and magnitude of the frequency of each pair of each head."""
 
 import math
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ TITLE = "Frequency maps"
 OPTIONS: tuple[str, ...] = ()
 TEXT = (
     "Each pair of channels of a head is rotated by f · d for an offset of d patches. A dot is the frequency f of one "
-    "pair: its direction is that of the rotation, its distance from the center the speed, on a logarithmic scale. "
+    "pair: its direction is that of the rotation, its distance from the center the magnitude, on a logarithmic scale. "
     "RoPE-Axial has dots on the two axes only; RoPE-Mixed learns them anywhere. Light dots are -f, which has the same "
     "cosines. The outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it "
     "(orange) equals a slower one. A dot shows what a pair can encode, not that the model uses it."
 )
 
-#: Speed in radians per patch at the center of a cell; slower ones are drawn there too.
+#: Magnitude in radians per patch at the center of a cell; smaller ones are drawn there too.
 SLOWEST = 0.01
-#: Speeds of the reference rings, in radians per patch.
+#: Magnitudes of the reference rings, in radians per patch.
 _RINGS = (0.1, 1.0)
-#: Speed in radians per patch at the edge of a cell; faster ones are drawn there too.
+#: Magnitude in radians per patch at the edge of a cell; larger ones are drawn there too.
 FASTEST = 2 * math.pi
 #: Area of a dot in a cell of two inches, in square points.
 _DOT_SIZE = 9
@@ -70,10 +70,10 @@ def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
 
 
 def to_cell(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]:
-    """Map frequencies to a cell from -1 to 1: same direction, speed on a logarithmic scale."""
-    speed = np.hypot(*frequencies)
-    safe = np.clip(speed, SLOWEST, FASTEST)
-    return frequencies / np.maximum(speed, 1e-30) * np.log(safe / SLOWEST) / math.log(FASTEST / SLOWEST)
+    """Map frequencies to a cell from -1 to 1: same direction, magnitude on a logarithmic scale."""
+    magnitude = np.hypot(*frequencies)
+    safe = np.clip(magnitude, SLOWEST, FASTEST)
+    return frequencies / np.maximum(magnitude, 1e-30) * np.log(safe / SLOWEST) / math.log(FASTEST / SLOWEST)
 
 
 def draw(data: FrequencyMap, label: str = "") -> "Figure":
@@ -114,7 +114,7 @@ def _draw_outlines(frame: PlotGrid) -> None:
     around = np.linspace(0, 2 * math.pi, 73)
     circle = np.stack([np.cos(around), np.sin(around)])
     limit = to_cell(math.pi * circle / np.abs(circle).max(0))
-    rings = [to_cell(speed * circle) for speed in _RINGS]
+    rings = [to_cell(magnitude * circle) for magnitude in _RINGS]
     gap = np.full((2, 1), np.nan)
     thin = np.concatenate(
         [*(part for ring in rings for part in (ring, gap)), np.array([[-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1]])], 1

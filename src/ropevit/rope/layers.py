@@ -194,8 +194,8 @@ class PolarRope(LearnedRope):
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Base of the initial magnitudes.
-        slowest: Lower bound of the magnitudes, in radians per patch; 0.01 is one turn in 628 patches.
-        fastest: Upper bound; above pi, half a turn per patch, frequencies alias on whole patches.
+        slowest: Lower bound of the magnitudes, in radians per patch; 0.01 is one rotation in 628 patches.
+        fastest: Upper bound; above pi, half a rotation per patch, frequencies alias on whole patches.
 
     Source: Compass-RoPE (ICML 2026, poster 62023); see `polar_frequencies`.
     """

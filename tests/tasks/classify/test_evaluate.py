@@ -28,7 +28,7 @@ from ropevit.weights import save_model
 from .conftest import SYNSETS, small_vit, stubborn_vit, write_image
 
 PETS = ["dog", "bird", "cat"]  # in another order than the folders
-TWICE = Path(__file__).parents[2] / "twice.py"
+TWO_PROCESSES = Path(__file__).parents[2] / "two_processes.py"
 
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
@@ -444,7 +444,7 @@ def test_two_processes_give_the_scores_of_one(pets, weights, run_command, tmp_pa
         port = str(free.getsockname()[1])
     options = ["--sizes", "16", "--workers", "0", "--device", "cpu", "--batch-size", "2"]
     command = ["eval", "--checkpoint", path, "--data", pets, "--out", "both", *options]
-    result = run_command(tmp_path, [port, *command], script=TWICE)
+    result = run_command(tmp_path, [port, *command], script=TWO_PROCESSES)
     assert result.code == 0, result.printed
     both = table(tmp_path / "both" / "eval.csv")[0]
     assert (float(both["top1"]), int(both["images"]), int(both["skipped"])) == (alone.top1, 7, 1)

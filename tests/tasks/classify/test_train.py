@@ -14,7 +14,7 @@ from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.training.events import Notice, TrainStarted
 from ropevit.tasks.training.metrics_log import read_metrics
 from ropevit.weights import load_model
-from waits import CountWaits, on_host
+from synchronizations import CountSynchronizations, on_host
 
 
 def config_of(path, **changes):
@@ -95,10 +95,10 @@ def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(fold
     copy = train_module.to_device
     monkeypatch.setattr(train_module, "to_device", lambda *given: brought.append(given[0]) or copy(*given))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
-    with CountWaits() as waits:
+    with CountSynchronizations() as counted:
         task.loss(model, on_host(batch), 0)
     assert [id(each) for each in brought] == [id(batch.images), id(batch.labels)]
-    assert waits.found == []
+    assert counted.found == []
     shutdown()
 
 

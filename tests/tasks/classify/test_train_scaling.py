@@ -25,7 +25,7 @@ from ropevit.tasks.training.events import StepDone
 from ropevit.tasks.training.metrics_log import read_metrics
 from ropevit.weights import load_model
 
-RULE = "normalize+jitter(rescale=2)"
+METHOD = "normalize+jitter(rescale=2)"
 
 
 def model_of(config: TrainConfig, **fields) -> TrainConfig:
@@ -51,15 +51,15 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("position", ["rope_golden", "rope_spiral", "rope_star", "rope_simplex", "rope_polar"])
 def test_a_new_rope_type_is_trained_with_scaling_and_both_are_saved(small, tmp_path, drawn, position):
-    train(model_of(small(max_steps=2), position=position, scaling=RULE))
+    train(model_of(small(max_steps=2), position=position, scaling=METHOD))
     assert len(drawn) == 2
     assert len({tuple(values.flatten().tolist()) for values in drawn}) == 2
     config = last_of(tmp_path / "run").config
-    assert (config.position, config.scaling) == (position, RULE)
+    assert (config.position, config.scaling) == (position, METHOD)
     asked = json.loads((tmp_path / "run/config.json").read_text())["model"]
-    assert (asked["position"], asked["scaling"]) == (position, RULE)
+    assert (asked["position"], asked["scaling"]) == (position, METHOD)
     (run,) = find_runs([tmp_path])
-    assert run.what == f"fashion {position} {RULE}"
+    assert run.what == f"fashion {position} {METHOD}"
 
 
 def test_without_scaling_no_jitter_is_drawn(small, drawn, tmp_path):
@@ -69,7 +69,7 @@ def test_without_scaling_no_jitter_is_drawn(small, drawn, tmp_path):
 
 
 def test_an_interrupted_training_with_jitter_resumes_bit_for_bit(small, tmp_path, drawn):
-    config = model_of(small(1, out=tmp_path / "whole"), scaling=RULE)
+    config = model_of(small(1, out=tmp_path / "whole"), scaling=METHOD)
     train(config)
     whole = list(drawn)
     drawn.clear()
@@ -121,7 +121,7 @@ def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(
     for name in load_fashion("test").classes[2:5]:
         (tmp_path / "images/val" / name).mkdir(parents=True)
         Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "images/val" / name / "0.png")
-    train(model_of(small(max_steps=1), scaling=RULE))
+    train(model_of(small(max_steps=1), scaling=METHOD))
     seen, begun, original = [], [], measuring.classifier
 
     def spy(model, bench):
@@ -135,9 +135,9 @@ def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
         evaluate(config, lambda event: begun.append(event.description) if isinstance(event, EvalStarted) else None)
-    assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalize", "jitter"], ["yarn"]]
-    assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
-    assert [text.split("scaling ")[1].split(",")[0] for text in begun[:2]] == [RULE, "yarn"]
+    assert [[method.name for method in scaling.methods] for scaling in seen[:2]] == [["normalize", "jitter"], ["yarn"]]
+    assert {scaling.trained_grid for scaling in seen[:2]} == {(7, 7)}
+    assert [text.split("scaling ")[1].split(",")[0] for text in begun[:2]] == [METHOD, "yarn"]
     assert seen[2] is None
     assert "scaling" not in begun[2]
     with pytest.raises(ValueError, match="no scaling method named ''; choose from"):

@@ -26,9 +26,9 @@ def test_each_object_is_matched_with_the_query_that_predicts_it():
     boxes, logits = torch.full((6, 4), 0.9), torch.full((6, 5), -4.0)
     for query, number in [(4, 0), (0, 1), (5, 2)]:
         boxes[query], logits[query, target.labels[number]] = target.boxes[number], 4.0
-    turned = Predictions(logits.roll(1, 0).repeat(3, 1, 1), boxes.roll(1, 0).repeat(3, 1, 1))
+    rolled = Predictions(logits.roll(1, 0).repeat(3, 1, 1), boxes.roll(1, 0).repeat(3, 1, 1))
     predictions = Predictions(logits.repeat(3, 1, 1), boxes.repeat(3, 1, 1))
-    first, second = match([predictions, turned], [target, objects(), target], small_config())
+    first, second = match([predictions, rolled], [target, objects(), target], small_config())
     assert first.images.tolist() == second.images.tolist() == [0, 0, 0, 2, 2, 2]
     assert first.objects.tolist() == second.objects.tolist() == [0, 1, 2, 3, 4, 5]
     assert first.queries.tolist() == [4, 0, 5, 4, 0, 5]

@@ -74,7 +74,7 @@ def test_a_planted_optimum_is_found(best):
 
 
 @pytest.mark.parametrize("name", ["pi", "ntk", "ntk+log", "log"])
-def test_methods_without_turns_are_found(name):
+def test_methods_without_bounds_in_rotations_are_found(name):
     found = search_scaling(Planted(lambda each, _: 0.8 if each == name else 0.3), accuracy)
     assert found.chosen == name
 

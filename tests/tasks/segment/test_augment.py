@@ -117,8 +117,8 @@ def test_saturation_leaves_hue_and_value(factor):
         )
         assert value == v
         assert saturation == pytest.approx(min(1, factor * s), abs=1 / max(before))
-        turned = abs(hue - h)
-        assert min(turned, 1 - turned) * s * v * 255 < 1, "but for what rounding does"
+        difference = abs(hue - h)
+        assert min(difference, 1 - difference) * s * v * 255 < 1, "but for what rounding does"
 
 
 def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):

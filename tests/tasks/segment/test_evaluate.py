@@ -207,7 +207,7 @@ def test_data_with_other_classes_and_options_of_other_tasks_are_refused(place, t
     differ = r"\(only in the checkpoint: land; only in the data: sand, boat\)"
     with pytest.raises(ValueError, match=f"has 3 classes, .*ade has 4 different ones {differ}"):
         measure(place, tmp_path / "out", checkpoint=path)
-    path = str(save_tiny(tmp_path / "turned.safetensors", classes=CLASSES[::-1]))
+    path = str(save_tiny(tmp_path / "reversed.safetensors", classes=CLASSES[::-1]))
     with pytest.raises(ValueError, match="the same in another order"):
         measure(place, tmp_path / "out", checkpoint=path)
     with pytest.raises(ValueError, match="got --save-detections, for detectors only, with a segmenter"):

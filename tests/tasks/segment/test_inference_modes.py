@@ -71,9 +71,9 @@ def test_the_map_of_a_resized_image_is_that_of_the_small_image_at_full_size(save
     assert (found == predict(saved, canvas, 64)).all(), "and, of an image of 128 pixels, that of the training size"
 
 
-def test_a_way_overrides_the_sliding_windows_of_a_file(tmp_path):
+def test_a_mode_overrides_the_sliding_windows_of_a_file(tmp_path):
     slides, plain = (InferenceConfig(window=48, stride=16), InferenceConfig())
-    paths = [save_tiny(tmp_path / f"{rule.window}.safetensors", inference=rule) for rule in (slides, plain)]
+    paths = [save_tiny(tmp_path / f"{config.window}.safetensors", inference=config) for config in (slides, plain)]
     canvas = canvas_of(scenes())
     for mode in ("whole", "tiles"):
         first, second = (predict(path, canvas, 128, mode) for path in paths)

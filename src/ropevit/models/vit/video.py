@@ -97,7 +97,7 @@ def _rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, lear
     if (pairs or config.pairs) is None:
         half = config.width // config.heads // 4
         raise ValueError(
-            f"got {config.position}, whose {2 * half} pairs all turn with x or y; give pairs=(x, y, t), of which "
+            f"got {config.position}, whose {2 * half} pairs are all rotated by x or y; give pairs=(x, y, t), of which "
             f"({half}, {half}, 0) changes nothing, or let them learn (inflate with learned=True)"
         )
     return {"pairs": pairs or config.pairs}

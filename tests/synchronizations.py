@@ -1,8 +1,9 @@
-"""Counts on the CPU what would make the host wait for a GPU.
+"""Counts on the CPU what would synchronize the host with a GPU.
 
 Every tensor counts as one on the device, except what comes of a copy to the host, of a factory without `device=`, or of
-such tensors alone. A wait is a read of a device tensor (`item`, `cpu`, `bool`, ...), an operation whose output has as
-many elements as its input has true ones, and a copy to the device that is not `non_blocking`, that of a list included.
+such tensors alone. A synchronization is a read of a device tensor (`item`, `cpu`, `bool`, ...), an operation whose
+output has as many elements as its input has true ones, and a copy to the device that is not `non_blocking`, that of a
+list included.
 """
 
 import sys
@@ -63,8 +64,8 @@ def _tensors(value):
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-class CountWaits(TorchFunctionMode):
-    """Context that collects waits; `found` has the name and the line of each."""
+class CountSynchronizations(TorchFunctionMode):
+    """Context that collects synchronizations; `found` has the name and the line of each."""
 
     def __init__(self):
         super().__init__()
@@ -81,11 +82,11 @@ class CountWaits(TorchFunctionMode):
         self.others.close()
 
     def names(self):
-        """Return the name of each wait without its line."""
+        """Return the name of each synchronization without its line."""
         return [each.split()[0] for each in self.found]
 
     def note(self, func):
-        """Record a wait."""
+        """Record a synchronization."""
         frame = sys._getframe()
         while frame and not {"ropevit", "transformers", "timm"} & set(Path(frame.f_code.co_filename).parts):
             frame = frame.f_back
@@ -126,13 +127,13 @@ class CountWaits(TorchFunctionMode):
 class _CountOperations(TorchDispatchMode):
     """Records synchronizing operations, wherever they are called from."""
 
-    def __init__(self, waits):
+    def __init__(self, counted):
         super().__init__()
-        self.waits = waits
+        self.counted = counted
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in _SYNCHRONIZING and not _is_host(args[0]) and not _gathers(func, args):
-            self.waits.note(func)
+            self.counted.note(func)
         return func(*args, **(kwargs or {}))
 
 

@@ -1,4 +1,4 @@
-"""What the files around the code say agrees with the code."""
+"""Metadata files of the repository (pre-commit, citation) agree with the package."""
 
 import re
 from pathlib import Path

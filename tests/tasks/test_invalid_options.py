@@ -1,4 +1,4 @@
-"""Odd options and images end in one line, or in a training."""
+"""Invalid options and images raise a one-line error; unusual valid ones can be trained with."""
 
 import pytest
 import torch

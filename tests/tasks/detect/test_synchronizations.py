@@ -6,12 +6,12 @@ from ropevit.data.coco import open_coco
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.train import Detection
 from ropevit.tasks.distributed import Communicator, make_accelerator, shutdown
+from synchronizations import CountSynchronizations, on_host
 from tasks.detect.generated import small_training, write_images
-from waits import CountWaits, on_host
 
 
 @pytest.mark.parametrize(("images", "layers"), [(2, 2), (5, 3)])
-def test_a_training_step_waits_once_whatever_the_number_of_images_and_layers(images, layers, tmp_path):
+def test_a_training_step_synchronizes_once_whatever_the_number_of_images_and_layers(images, layers, tmp_path):
     root = write_images(tmp_path / "coco")
     config = small_training(root, tmp_path / "run", model={"width": 16, "depth": 1, "heads": 1, "patch_size": 16})
     dino = replace(config.model.dino, encoder_layers=layers, decoder_layers=layers)
@@ -21,8 +21,8 @@ def test_a_training_step_waits_once_whatever_the_number_of_images_and_layers(ima
         task = Detection(config, *sources, make_accelerator(config.run), Communicator())
         model, batch = Detector(config.model, len(task.classes)).train(), on_host(next(task.batches(0, 1)))
         assert len(batch.targets) == images
-        with CountWaits() as waits:
+        with CountSynchronizations() as counted:
             task.loss(model, batch, 0).backward()
     finally:
         shutdown()
-    assert waits.names() == ["cpu"], waits.found  # the costs of matching
+    assert counted.names() == ["cpu"], counted.found  # the costs of matching

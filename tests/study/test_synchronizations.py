@@ -4,17 +4,17 @@ import pytest
 
 from ropevit.study.train import learning_rate, start, take_step, train
 from ropevit.tasks.training.steps import DivergedError
-from waits import CountWaits
+from synchronizations import CountSynchronizations
 
 
 @pytest.mark.parametrize("panel", ["zoom", "field", "far"])
-def test_a_training_step_of_a_study_never_waits(make_job, panel):
-    with CountWaits():
+def test_a_training_step_of_a_study_never_synchronizes(make_job, panel):
+    with CountSynchronizations():
         job = make_job(panel)  # notes what it keeps on the host
     state = start(job)
-    with CountWaits() as waits:
+    with CountSynchronizations() as counted:
         take_step(state, job, 1e-3)
-    assert waits.found == []
+    assert counted.found == []
 
 
 def test_a_loss_that_is_read_later_names_its_own_step_and_nothing_is_saved_after_it(make_job, monkeypatch):

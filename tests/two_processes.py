@@ -1,4 +1,4 @@
-"""A command line of ropevit in two processes, as torchrun starts them: `python twice.py PORT WORDS`."""
+"""A command line of ropevit in two processes, as torchrun starts them: `python two_processes.py PORT WORDS`."""
 
 import multiprocessing
 import os
