@@ -12,9 +12,9 @@
 
 Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by inference mode or
 scaling method and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in
-`runs/evidence`. The arm `floor` is no training but the majority-class baseline. Lines since 30 November 2026 have the
-commit of the code that wrote them (`19d7d357ef49+` is that commit, too: the only file that differed was that of the
-results).
+`runs/evidence`. The arm `floor` is not a training but the majority-class baseline. Lines since 30 November 2026 have
+the commit of the code that wrote them (`19d7d357ef49+` is that commit, too: the only file that differed was that of
+the results).
 
 ## Plan (committed before the first training)
 
@@ -280,7 +280,7 @@ def floors(panel: Panel, name: str, seed: int) -> dict[str, Any]:
 
 
 def folder(name: str, arm: Arm, seed: int, rerun: str) -> Path:
-    """Return the directory of a training."""
+    """Return the directory of a training run."""
     parts = name, str(arm), str(seed), rerun
     return MODELS / "-".join(part.replace(" ", "_").replace(":", "_") for part in parts if part)
 

@@ -32,7 +32,7 @@ from evidence import (
 from pooled import table
 from scipy import stats
 
-#: Modes that are no scaling method.
+#: Modes that are not scaling methods.
 MODE_TEXT = {"tiles": "in tiles", "resize": "resized"}
 #: The baseline of a panel in which larger images do not need the whole image at full size.
 BASELINES = {"field": "tiles", "zoom": "resize"}

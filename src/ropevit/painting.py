@@ -16,7 +16,7 @@ Color = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.
 Corners = tuple[float, float, float, float]
 
-#: Colors of the first classes, which the color-blind tell apart, too.
+#: Colors of the first classes, which the color-blind distinguish, too.
 #: Source: Okabe and Ito 2008, "Color Universal Design", without black.
 SAFE_COLORS: tuple[Color, ...] = (
     (230, 159, 0),

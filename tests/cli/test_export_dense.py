@@ -30,7 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the directory of a training of a segmenter with a linear head, and a photo."""
+    """A folder with the directory of a training run of a segmenter with a linear head, and a photo."""
     root = tmp_path_factory.mktemp("dense")
     torch.manual_seed(0)
     facts = {

@@ -31,7 +31,7 @@ FACTS = {"category_ids": [1, 3, 90], "mean": MEAN, "std": STD, "test_side": 64, 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the directory of a training of a detector, and a photo."""
+    """A folder with the directory of a training run of a detector, and a photo."""
     root, config = tmp_path_factory.mktemp("detector"), find_recipe("detect/dino_smoke").model
     config = replace(config, dino=replace(config.dino, queries=12), depth=1, width=32)
     torch.manual_seed(0)

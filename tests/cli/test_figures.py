@@ -163,7 +163,10 @@ def test_points_are_read_in_pairs():
         (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),
         (["frequencies", "--checkpoint", "FILE", "--random"], "--random needs --model NAME"),
         (["frequencies", "--checkpoint", "APE"], "no attention layer of the model has RoPE"),
-        (["frequencies", "--checkpoint", "FILE", "--weights", "last"], "only the directory of a training has several"),
+        (
+            ["frequencies", "--checkpoint", "FILE", "--weights", "last"],
+            "only the directory of a training run has several",
+        ),
         (["frequencies", "--checkpoint", "FILE", "--out", "FULL"], "is not empty; choose another --out"),
         (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no scaling method named 'more'"),
         (

@@ -248,7 +248,7 @@ def test_the_directory_of_a_training_is_a_checkpoint(finished, photo, capsys):
         (["predict", "PHOTO", "--checkpoint", "STUDY"], "is a study of 6 trained models; name the directory of one"),
         (
             ["predict", "PHOTO", "--checkpoint", "ZOOM", "--weights", "last"],
-            "only the directory of a training has several",
+            "only the directory of a training run has several",
         ),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--batch-size", "0"], "got batch_size=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--threshold", "0.5"], "got --threshold with a classifier"),

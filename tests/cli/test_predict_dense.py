@@ -171,7 +171,7 @@ def interrupt():
         ("detector", ["EMPTY"], "found no images in"),
         ("segmenter", ["--weights", "last", "--topk", "3"], "got --topk with a segmenter"),
         ("segmenter", ["--weights", "last", "--threshold", "0"], "got --threshold with a segmenter"),
-        ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training has several"),
+        ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training run has several"),
         ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: omit it"),
         ("no/model", ["--threshold", "1"], "with a classifier (there is no file or directory no/model, so"),
         ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),

@@ -504,7 +504,7 @@ def test_an_image_classification_pipeline_returns_labels_and_scores(tmp_path):
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [
-        (VIT, None, "got a model for 32 x 64 pixels, which is no square; give its side as size="),
+        (VIT, None, "got a model for 32 x 64 pixels, which is not square; give its side as size="),
         (VIT, 50, "which patches of 8 do not tile"),
         (replace(SWIN, in_channels=1), None, "got a model for 1 channels"),
     ],

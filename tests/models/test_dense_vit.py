@@ -246,7 +246,7 @@ def test_one_graph_serves_all_sizes():
         ({"out_indices": (3, 2, 1, 0)}, "or 4 in order"),
         ({"out_indices": ()}, "expected one block"),
         ({"out_indices": (1,)}, r"those after the last would be unused: end with 3"),
-        ({"body": body(patch_size=14, img_size=(56, 56))}, r"with patches of 14; the strides are no whole pixels"),
+        ({"body": body(patch_size=14, img_size=(56, 56))}, r"with patches of 14; the strides are not whole pixels"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -90,7 +90,7 @@ def test_random_patches_keep_a_share_but_at_least_one():
     assert all(own.unique().tolist() == own.tolist() for own in kept)
     again = random_patches(images, 4, 0.25, torch.Generator().manual_seed(1))
     assert all(torch.equal(*pair) for pair in zip(kept, again, strict=True))
-    with pytest.raises(ValueError, match=r"got a share of 0 patches to keep"):
+    with pytest.raises(ValueError, match=r"got share=0; expected the fraction of patches to keep"):
         random_patches(images, 4, 0)
 
 

@@ -36,7 +36,7 @@ def test_an_unknown_panel_is_refused():
         ({"test_sizes": (32, 28)}, "from small to large"),
         ({"steps": 0}, "got steps=0; expected at least 1"),
         ({"lr": 0.0}, "expected lr and clip above 0"),
-        ({"warmup": 1.0}, "expected a share of the steps"),
+        ({"warmup": 1.0}, "expected a fraction of the steps"),
         ({"start": "zero"}, "choose fan_in or deit"),
     ],
 )

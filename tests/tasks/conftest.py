@@ -55,7 +55,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Return the directory of a training of two epochs that nobody disturbed; tests only read it."""
+    """Return the directory of a training run of two epochs that nobody disturbed; tests only read it."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
     with few_images():
         classify.train(small_config(out, 2))

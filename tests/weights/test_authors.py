@@ -109,7 +109,7 @@ def test_an_image_embedding_with_a_bias_is_not_stored_in_the_authors_layout(tmp_
 def test_a_file_of_the_authors_is_converted_by_name_alone(name, tmp_path):
     theirs, state = authors_file(name)
     for given in (state, theirs.state_dict()):
-        with pytest.raises(WeightsError, match="these do not tell which; name the model"):
+        with pytest.raises(WeightsError, match="these do not determine which; name the model"):
             convert(given, tmp_path / "ours.safetensors")
 
 

@@ -136,7 +136,7 @@ def test_an_existing_file_is_replaced_on_request_even_in_place(published, config
 
 def test_invalid_sources_are_refused(published, config, tmp_path):
     path = tmp_path / "new.safetensors"
-    with pytest.raises(WeightsError, match="cannot convert the given state dict; it is no vision transformer"):
+    with pytest.raises(WeightsError, match="cannot convert the given state dict; it is not a vision transformer"):
         convert({"a": torch.ones(1)}, path)
     with pytest.raises(WeightsError, match="NaN"):
         convert(published() | {"norm.bias": torch.full((96,), torch.nan)}, path, model=config())
@@ -146,6 +146,6 @@ def test_invalid_sources_are_refused(published, config, tmp_path):
         convert(published(), path, model=config("ape"))
     with pytest.raises(ValueError, match="no model named 'nonsense'"):
         convert(published(), path, model="nonsense")
-    with pytest.raises(WeightsError, match="are for 15 patches, which is no square grid"):
+    with pytest.raises(WeightsError, match="are for 15 patches, which is not a square grid"):
         convert(published("rope_mixed_ape", width=192, patches=15), path)
     assert not path.exists()

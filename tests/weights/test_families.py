@@ -95,7 +95,7 @@ def test_the_config_of_a_file_of_the_authors_or_of_transformers_is_told_by_its_n
 @pytest.mark.parametrize("name", [*DINOV3[:2], *TIMM_ROPE])
 def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, tmp_path):
     torch.save(timm_model(name).state_dict(), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match="these do not tell which; name the model"):
+    with pytest.raises(WeightsError, match="these do not determine which; name the model"):
         convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
 
 
@@ -116,7 +116,7 @@ def test_a_converted_file_has_the_image_size_and_the_name_of_its_model(tmp_path)
 def test_a_raw_state_dict_of_ours_with_register_tokens_is_converted_by_name_alone(tmp_path):
     ours = create_model("vit_small_patch16_dinov3_qkvb", depth=1)  # the width of a model of the paper's authors
     torch.save(ours.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"with register tokens, .* these do not tell which; name the model"):
+    with pytest.raises(WeightsError, match=r"with register tokens, .* these do not determine which; name the model"):
         convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
     convert(tmp_path / "model.pth", tmp_path / "ours.safetensors", model=ours.config)
 

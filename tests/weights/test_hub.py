@@ -122,7 +122,9 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path, config)
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(WeightsError, match="'runs/mine' is no file and not in the hub's cache, and the hub is unr"):
+        with pytest.raises(
+            WeightsError, match="'runs/mine' is neither a file nor in the hub's cache, and the hub is unr"
+        ):
             load_weights(ViT(config()), "runs/mine")
         server.shutdown(socket.SHUT_RDWR)
         thread.join()

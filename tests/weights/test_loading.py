@@ -184,7 +184,7 @@ def test_an_absolute_embedding_is_resized_to_the_models_grid(img_size, published
 
 def test_a_non_square_grid_must_be_given_or_stored(config, tmp_path):
     first, second = ViT(config("ape", img_size=(32, 96))), ViT(config("ape", img_size=(96, 32)))
-    with pytest.raises(WeightsError, match=r"12 patches, which is no square grid; pass its grid="):
+    with pytest.raises(WeightsError, match=r"12 patches, which is not a square grid; pass its grid="):
         load_weights(second, first.state_dict())
     with pytest.raises(WeightsError, match=r"12 patches, but grid=\(.*\) has "):
         load_weights(second, first.state_dict(), grid=(2, 5))

@@ -259,7 +259,7 @@ def _mean_over_queries(
 def query_stats(
     scores: Float[Tensor, "r A m n"], distances: Float[Tensor, "m N"], prefix: int = 0
 ) -> Float[Tensor, "3 r A m"]:
-    """Return attention distance, entropy and prefix share of each query.
+    """Return attention distance, entropy and fraction of attention on prefix tokens of each query.
 
     Args:
         scores: Attention logits.
@@ -328,7 +328,7 @@ def add_label(title: str, label: str) -> str:
 
 
 def describe(data: AttentionStats) -> str:
-    """Return the caption of a figure: images, queries, prefix share and windows."""
+    """Return the caption of a figure: images, queries, attention on prefix tokens and windows."""
     first = data.layers[0]
     text = f"{first.images} {'image' if first.images == 1 else 'images'}, the same at all sizes; "
     counts = [f"{data.at(size)[0].queries // first.images} at {show_size(size)}" for size in data.sizes]

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 TITLE = "Absolute position in patch features"
 OPTIONS = ("sizes", "images")
 TEXT = (
-    "How much of a patch's absolute position its features tell: ridge regression of the column x (solid) and the row y "
+    "How well a patch's features predict its absolute position: ridge regression of the column x (solid) and the row y "
     "(dashed) of a patch from its features, fitted to some images and tested on others. R squared is the part of the "
-    "variance of the position that is predicted: 1 if the features tell it exactly, 0 or below if they tell nothing. "
-    "Layer 0 is the embedding, before the first block; for a Swin, layers are its stages.\n\n"
+    "variance of the position that is predicted: 1 if the features determine it exactly, 0 or below if they predict "
+    "nothing. Layer 0 is the embedding, before the first block; for a Swin, layers are its stages.\n\n"
     "A rotation gives attention relative positions only, but borders, class tokens and what images have in common at "
     "the top and bottom make features depend on the absolute position, too. Position that is not wanted shows as "
     "artifacts in dense features; a curve at a larger size that leaves the one of the training size shows features "

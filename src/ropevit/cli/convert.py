@@ -28,8 +28,8 @@ def convert(
       ropevit convert dino_swin_tiny_224_4scale_12ep.pth detector.safetensors
 
     Args:
-        source: A checkpoint file (.pth .bin .safetensors), a hub id, or the directory of a training (its best weights)
-            or of a run of a study.
+        source: A checkpoint file (.pth .bin .safetensors), a hub id, or the directory of a training run (its best
+            weights) or of a study's run.
         destination: Output file; its suffix (.safetensors, .pth, .bin) decides the file format.
         to: Layout of the output; dinov3 (its authors' names) and transformers are for DINOv3, eva02 and pe
             (their authors' names) for EVA-02 and Perception Encoder.

@@ -19,7 +19,7 @@ EVAL_FOLDER = "eval"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """Only for extrapolation."""
+    """Options of `ropevit figures extrapolation`."""
 
     evals: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
     """Output directories of `ropevit eval` whose scores `extrapolation` plots; no --model or --checkpoint then."""

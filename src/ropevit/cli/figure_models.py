@@ -52,8 +52,8 @@ def open_figure_model(
 
     Args:
         model: Name of a classifier; its published weights are loaded unless a checkpoint is given.
-        checkpoint: A file or hub id of any layout, or the directory of a training.
-        weights: Which weights in the directory of a training.
+        checkpoint: A file or hub id of any layout, or the directory of a training run.
+        weights: Which weights in the directory of a training run.
 
     Returns:
         The model in evaluation mode, and how its input images are normalized.

@@ -54,10 +54,10 @@ class FiguresConfig:
     """Classifier by name (see `ropevit models`), or a variant such as deit_small (with its original position
     embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
+    """Weights: a file or hub id in any known layout, or the directory of a training run or of a study's run. ropevit's
     own files define the model and its classes: omit --model then."""
     weights: WeightsChoice | None = None
-    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    """Which weights in the directory of a training run: best (default), last, or ema (their moving average)."""
     random: bool = False
     """Draw --model with random weights, as before training."""
     scaling: str | None = None

@@ -88,7 +88,7 @@ def _notes(size: int, scored: bool) -> Iterator[str]:
         return
     yield f"224, 384: top-1 percent on ImageNet-1k at that many pixels, reported by {SOURCE}"
     yield "hub: create_model(name, pretrained=True) loads the published weights; the paper's are naver-ai/<name>"
-    yield "`ropevit models 'dinov3*'`, 'eva02*', 'vit_pe*' or '*reg*_gap*' tells license and hub id of these families"
+    yield "`ropevit models 'dinov3*'`, 'eva02*', 'vit_pe*' or '*reg*_gap*' shows license and hub id of these families"
 
 
 def _short(count: float, units: tuple[str, str], unit: float) -> str:

@@ -31,10 +31,10 @@ class PredictConfig:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER [...]")]
     """Image files, and folders that are searched for images recursively."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
+    """Weights: a file or hub id in any known layout, or the directory of a training run or of a study's run. ropevit's
     own files define the model and its classes: omit --model then."""
     weights: WeightsChoice | None = None
-    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    """Which weights in the directory of a training run: best (default), last, or ema (their moving average)."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
     """Shorter side in pixels; classifiers also take height and width. Default: the training size of a classifier, the
     test size of a detector or segmenter (the maximum of the longer side is scaled in proportion)."""
@@ -154,7 +154,7 @@ def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: Tas
 
 
 def _checkpoint_file(config: PredictConfig) -> str:
-    """Return the weights file of a model that is no classifier.
+    """Return the weights file of a model that is not a classifier.
 
     Raises:
         ValueError: If the directory has no such weights, or --weights is given with a file.
@@ -162,7 +162,7 @@ def _checkpoint_file(config: PredictConfig) -> str:
     found = weights_file(config.checkpoint, config.weights) or ""
     if config.weights is not None and found == config.checkpoint:
         raise ValueError(
-            f"got --weights {config.weights} for {config.checkpoint}; only the directory of a training has several"
+            f"got --weights {config.weights} for {config.checkpoint}; only the directory of a training run has several"
         )
     return found
 

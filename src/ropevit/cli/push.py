@@ -36,7 +36,7 @@ def push(
     Args:
         source: Directory of a training or of a run of a study, or a file of weights of ropevit.
         repo: Owner and name on the hub, OWNER/NAME; created if there is none.
-        weights: Which weights in the directory of a training: best (default), last, or ema (their moving average).
+        weights: Which weights in the directory of a training run: best (default), last, or ema (their moving average).
         license: License of the weights, by the hub's identifier, such as apache-2.0; the card states none without it.
         evals: Output directories of `ropevit eval`. Default: those of these weights in the run's directory, and
             runs/eval/NAME.

@@ -105,7 +105,7 @@ def paint_pairs(
     """Paint canvases with two marked items among others; the mark of each has the label of the *other*.
 
     A mark is a bright disc behind the item. The labels of the two items are drawn independently, so a view of one of
-    them tells nothing about the label of its mark.
+    them gives no information about the label of its mark.
 
     Args:
         items: Images (uint8) and the label of each.

@@ -30,7 +30,7 @@ SOURCE = (
     "emoji of Noto (Google, Apache 2.0), Twemoji (Twitter, CC BY 4.0), Emojitwo (CC BY 4.0) and Fluent Emoji "
     "(Microsoft, MIT), rendered without other changes"
 )
-#: Groups of things that a study uses: those that a small model can tell apart.
+#: Groups of things that a study uses: those that a small model can distinguish.
 STUDY_GROUPS = ("animal", "building", "clothing", "fruit", "vehicle")
 #: Side of a stored sprite in pixels.
 SPRITE_SIZE = 160

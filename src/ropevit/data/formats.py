@@ -59,7 +59,7 @@ def _load_plugin(module: str) -> bool:
 
 
 def install_advice(suffix: str) -> str | None:
-    """Return how to get the decoder for a suffix; None if it is installed, or the suffix is no image format."""
+    """Return how to get the decoder for a suffix; None if it is installed, or there is no such image format."""
     return None if suffix in readable_suffixes() else OPTIONAL.get(suffix)
 
 

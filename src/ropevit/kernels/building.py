@@ -127,7 +127,7 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
     """Load a library.
 
     Raises:
-        OSError: If it is no library, is truncated, lacks a function, or may not be loaded from its folder.
+        OSError: If it is not a library, is truncated, lacks a function, or may not be loaded from its folder.
     """
     if path.stat().st_size < _elf_size(path.read_bytes()):
         raise OSError(f"{path.name} is truncated")

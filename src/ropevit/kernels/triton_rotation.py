@@ -148,7 +148,7 @@ def backward(
 
 
 def _with_strides(parts: list[Tensor]) -> dict[str, Any]:
-    """Return tensors (B, A, N, D) and their strides in units of a common divisor, which tells Triton the alignment."""
+    """Return tensors (B, A, N, D), and strides in units of a common divisor, from which Triton infers alignment."""
     parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     unit = math.gcd(16, *(stride for part in parts for stride in part.stride()[:3]))
     return {"parts": tuple((part, *(stride // unit for stride in part.stride()[:3])) for part in parts), "unit": unit}

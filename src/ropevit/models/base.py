@@ -50,7 +50,7 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     """RoPE scaling for grids larger than the trained one; `ropevit.models.set_scaling` changes it."""
 
     pixels: Mapping[str, Any] = MappingProxyType({})
-    """Mean, std and crop ratio of its pretrained weights, where its config does not tell them; saved with it."""
+    """Mean, std and crop ratio of its pretrained weights, where its config does not determine them; saved with it."""
 
     forward_features: Callable[[Tensor], Tensor]
     forward_head: Callable[[Tensor], Tensor]

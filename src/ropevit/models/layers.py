@@ -30,7 +30,8 @@ class Attention(nn.Module):
         rope: This layer's own learned frequencies, or None where the model passes fixed ones for all layers.
         qkv_bias: Whether the projection to queries, keys and values has a bias.
         key_bias: Whether that of the keys is used.
-        norm_eps: Epsilon of a norm of what all heads give, before the output projection; None for no norm.
+        norm_eps: Epsilon of the LayerNorm on the concatenated head outputs, before the output projection (timm:
+            scale_attn_norm); None for no norm.
     """
 
     backend = "auto"

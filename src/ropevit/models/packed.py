@@ -150,10 +150,10 @@ def random_patches(
         generator: Random generator, on the CPU; None for PyTorch's default.
 
     Raises:
-        ValueError: If the share is out of range.
+        ValueError: If the fraction is out of range.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"got a share of {share} patches to keep; expected above 0 and at most 1")
+        raise ValueError(f"got share={share}; expected the fraction of patches to keep, above 0 and at most 1")
     counts = [(image.shape[1] // patch_size) * (image.shape[2] // patch_size) for image in images]
     orders = [torch.randperm(count, generator=generator) for count in counts]
     kept = [order[: max(1, round(share * len(order)))].sort().values for order in orders]

@@ -90,7 +90,7 @@ def pairs_with_rest(pairs: int, rest: float) -> tuple[int, int, int]:
         rest: Fraction of the pairs that are not rotated.
 
     Raises:
-        ValueError: If it is no whole number of pairs that leaves x and y the same number.
+        ValueError: If it is not a whole number of pairs that leaves x and y the same number.
 
     Source: Black et al. 2022 (arXiv:2204.06745), GPT-NeoX, whose rotary embedding leaves three quarters unrotated.
     """

@@ -112,7 +112,11 @@ def is_position_embedding(name: str) -> bool:
 
 
 def is_published(position: str) -> bool:
-    """Return whether the paper's authors published weights with this embedding, or it is one of the baselines."""
+    """Return whether the paper's authors published weights with this embedding, or it is one of the baselines.
+
+    An unknown name, of an architecture with a table of its own, counts as published: a file without a config is checked
+    for it as for published models (`ropevit.weights.match`).
+    """
     found = find_position_embedding(position)
     if found is None or found.distance is not None:
         return found is None

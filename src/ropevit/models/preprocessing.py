@@ -18,7 +18,7 @@ def preprocessing_of(config: Config, source: str = "") -> Preprocessing:
 
     Args:
         config: Config of the model.
-        source: Hub id or file name of its weights, which may tell that they have other preprocessing.
+        source: Hub id or file name of its weights, which may imply other preprocessing.
     """
     same = [(each, variant) for each, variant in _registered() if _family(each) == _family(config)]
     told = {part: other for _, variant in same for part, other in variant.other_preprocessing.items()}

@@ -47,7 +47,7 @@ class PyramidConfig:
             ValueError: If a stride is not a whole number.
         """
         if any(patch_size % scale for scale in self.scales):
-            raise ValueError(f"got scales={self.scales} with patches of {patch_size}; the strides are no whole pixels")
+            raise ValueError(f"got scales={self.scales} with patches of {patch_size}; the strides are not whole pixels")
         strides = tuple(int(patch_size / scale) for scale in self.scales)
         return (*strides, 2 * strides[-1]) if self.add_p6 else strides
 

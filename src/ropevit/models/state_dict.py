@@ -37,7 +37,7 @@ class KeyPattern(NamedTuple):
 
 
 class JoinedPattern(NamedTuple):
-    """A weight of ours that is several in another layout, of equal length, joined along axis 0."""
+    """One ropevit weight stored as several of equal length in another layout, joined along axis 0."""
 
     ours: str
     theirs: tuple[str | None, ...]
@@ -45,20 +45,20 @@ class JoinedPattern(NamedTuple):
 
 
 class SplitPattern(NamedTuple):
-    """Two weights of ours that are one in another layout, joined along an axis."""
+    """Two ropevit weights stored as one in another layout, joined along an axis."""
 
     ours: tuple[str, str]
     theirs: str
     split_at: int
     """Length of our first weight along the axis."""
     axis: int = 1
-    """The axis, of ours."""
+    """The axis, in ropevit's weights."""
     squeezed: bool = False
     """Whether theirs lacks the axis in front, of length 1."""
 
 
 class ZeroPattern(NamedTuple):
-    """A weight of ours that another layout does not store, as it is zero: a bias beside a weight."""
+    """A ropevit weight that another layout does not store, as it is zero: a bias beside a weight."""
 
     ours: str
     beside: str

@@ -124,7 +124,7 @@ class RopeConvention:
             channels: Channels of a head, D.
 
         Raises:
-            ValueError: If they are no multiple of 4.
+            ValueError: If they are not a multiple of 4.
         """
         if channels < 4 or channels % 4:
             raise ValueError(f"got {channels} channels a head; expected a multiple of 4, half of the pairs for x and y")

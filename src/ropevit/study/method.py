@@ -99,7 +99,7 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     images = f"Data: {counts} of {len(data['classes'])} classes."
     if config.data == "emoji":
         groups = f"{len(STUDY_GROUPS)} groups ({', '.join(STUDY_GROUPS)})"
-        images = f"Data: {counts}, drawings of {len(data['classes'])} things; what the models tell apart are {groups}."
+        images = f"Data: {counts}, drawings of {len(data['classes'])} things; the classes are {groups}."
     names = ", ".join(position_label(name) for name in config.all_embeddings)
     panels = [f"{_PANEL_TEXT[panel]} {_describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data in EMBEDDED else [_OWN_DATA_TEXT]

@@ -66,7 +66,7 @@ class PanelSettings:
         if self.start not in ("fan_in", "deit"):
             raise ValueError(f"got start={self.start!r}; choose fan_in or deit")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"got warmup={self.warmup}; expected a share of the steps from 0 to below 1")
+            raise ValueError(f"got warmup={self.warmup}; expected a fraction of the steps from 0 to below 1")
         self.check_sizes()
 
     def check_sizes(self) -> None:

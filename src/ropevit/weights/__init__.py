@@ -4,12 +4,12 @@
 
 - read, `reading.py`: a path, hub id or state dict becomes entries and metadata, with the help of `hub.py`,
   `archive.py`, `plain.py` and `sharded.py`;
-- parse, `parse.py`: find the weights without wrappers and prefixes, their layout, and the config of a file of ours;
+- parse, `parse.py`: find the weights without wrappers and prefixes, their layout, and the config of a ropevit file;
 - infer, `infer.py`: infer the architecture and fields of its config from names and shapes;
 - match, `match.py`: rename (`layouts.py`) and resize the weights for the model, or explain why they do not match;
 - load, `loading.py`: set all weights, or none.
 
-`create_model`, `load_model` and `convert` begin with the same steps. `saving.py` writes files of ours, and `sharing.py`
+`create_model`, `load_model` and `convert` begin with the same steps. `saving.py` writes ropevit files, and `sharing.py`
 those with a model card (`model_card.py`), to a folder or, by `upload.py`, to the hub. The parts that depend on the
 architecture (names, inference, tables) are its `StateDictAdapter`, in `models/<architecture>/weights.py`.
 """

@@ -184,7 +184,7 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
     if inferred.unnamed_family:
         raise WeightsError(
             f"{source} holds weights of another family than the published models (by its names, with register tokens, "
-            "or without class token or biases of queries, keys and values in one), and these do not tell which; "
+            "or without class token or biases of queries, keys and values in one), and these do not determine which; "
             "name the model (--model NAME, or model=CONFIG in Python)"
         )
     positions = [name for name in inferred.positions if name != "none"]  # never published
@@ -218,7 +218,7 @@ def _made_for(inferred: InferredModel, source: str) -> tuple[int, int] | None:
     grid = square_grid(inferred.patches)
     if grid is None:
         raise WeightsError(
-            f"tables in {source} are for {inferred.patches} patches, which is no square grid; give the config "
+            f"tables in {source} are for {inferred.patches} patches, which is not a square grid; give the config "
             "(model=CONFIG in Python)"
         )
     return grid[0] * inferred.fields["patch_size"], grid[1] * inferred.fields["patch_size"]

@@ -89,8 +89,10 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
     at = f"{repo!r} at revision {revision!r}" if revision else repr(repo)
     if isinstance(error, errors.LocalEntryNotFoundError):
         if huggingface_hub.constants.HF_HUB_OFFLINE:
-            return f"{at} is no file and not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or give a path"
-        return f"{at} is no file and not in the hub's cache, and the hub is unreachable; check the network or the path"
+            return f"{at} is neither a file nor in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or give a path"
+        return (
+            f"{at} is neither a file nor in the hub's cache, and the hub is unreachable; check the network or the path"
+        )
     if isinstance(error, errors.GatedRepoError):
         return f"{at} on the hub is gated; ask for access on its page, then log in with `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):

@@ -74,7 +74,7 @@ def explain_mismatch(
     if inferred is None:
         name = _recognize_architecture(state)
         if name is None:
-            return f"it is no vision transformer (it has {join_names(state)})"
+            return f"it is not a vision transformer (it has {join_names(state)})"
         return f"it looks like {ARCHITECTURES[name].label}, but not like one that this package can build"
     names, label = similar_names(inferred), ARCHITECTURES[inferred.architecture].label
     if inferred.architecture != architecture(config):

@@ -36,7 +36,7 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
     wrong = [key for key, value in ours.items() if not _is_weight(value)]
     if wrong:
         raise WeightsError(
-            f"entries that are no dense floating-point tensors: {join_names(wrong)}; remove them from the state dict"
+            f"entries that are not dense floating-point tensors: {join_names(wrong)}; remove them from the state dict"
         )
     ours = {key: value.detach() for key, value in ours.items()}
     heads = config.heads if isinstance(config.heads, int) else None
@@ -69,8 +69,8 @@ def _reordered(state: Mapping[str, Tensor], layout: str, config: Config, *, back
         return dict(state)
     if layout == "published":
         raise WeightsError(
-            "names that several layouts share, which do not tell the order of the channels of queries and keys; give a "
-            "file of save_model, or weights under the names of the model's authors, timm or transformers"
+            "names that several layouts share, which do not determine the order of the channels of queries and keys; "
+            "give a file of save_model, or weights under the names of the model's authors, timm or transformers"
         )
     return {name: adapter.reorder(name, tensor, config, back) for name, tensor in state.items()}
 
@@ -100,7 +100,7 @@ def _split(row: SplitPattern, state: dict[str, Tensor]) -> None:
 
 
 def _unsplit(row: SplitPattern, state: dict[str, Tensor]) -> None:
-    """Join two weights of ours to one of another layout, in place."""
+    """Join two ropevit weights to one of another layout, in place."""
     if all(name in state for name in row.ours):
         whole = torch.cat([state.pop(name) for name in row.ours], dim=row.axis)
         state[row.theirs] = whole[0] if row.squeezed else whole
@@ -199,7 +199,7 @@ def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[
 
 
 def _rename_back(row: KeyPattern, state: dict[str, Tensor]) -> None:
-    """Rename and reshape weights of ours to those of another layout, in place; stacked ones are joined."""
+    """Rename and reshape ropevit weights to those of another layout, in place; stacked ones are joined."""
     found = [(numbers, state.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, state)]
     if not found:
         return

@@ -133,7 +133,7 @@ def resize(
     patches = embedding.shape[1]
     theirs = grid or (parsed.config.grid if parsed.config else square_grid(patches))
     if theirs is None or theirs[0] * theirs[1] != patches:
-        problem = f"but grid={theirs} has {theirs[0] * theirs[1]}" if theirs else "which is no square grid"
+        problem = f"but grid={theirs} has {theirs[0] * theirs[1]}" if theirs else "which is not a square grid"
         raise WeightsError(
             f"pos_embed in {parsed.source} is for {patches} patches, {problem}; pass its grid=(rows, columns)"
         )

@@ -1,4 +1,4 @@
-"""The metadata in the header of a file of ours: the model's config, rotation convention and classes, as JSON."""
+"""The metadata in the header of a ropevit file: the model's config, rotation convention and classes, as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _OPTIONAL_FIELDS = {"scaling", "trained_grid", "frames", "tubelet", "pairs"}
 
 
 def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header of a file of ours.
+    """Return the header of a ropevit file.
 
     Raises:
         WeightsError: If the metadata cannot be written as JSON.
@@ -49,7 +49,7 @@ def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[st
 
 
 def stored_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
-    """Read one entry of the header of a file of ours."""
+    """Read one entry of the header of a ropevit file."""
     try:
         return parse_json(metadata[key], f"its {key!r}")
     except (KeyError, ValueError) as error:
@@ -59,7 +59,7 @@ def stored_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
 
 
 def stored_classes(metadata: Mapping[str, str], count: int | None, source: str) -> list[str] | None:
-    """Read the class names in a file of ours; None if it has none.
+    """Read the class names in a ropevit file; None if it has none.
 
     Args:
         metadata: Header of the file.
@@ -67,7 +67,7 @@ def stored_classes(metadata: Mapping[str, str], count: int | None, source: str) 
         source: Name of the file in messages.
 
     Raises:
-        WeightsError: If they are no list of strings, or another number.
+        WeightsError: If they are not a list of strings, or another number.
     """
     try:
         classes = check_value(stored_json(metadata, "classes", source), tuple[str, ...] | None, "classes")
@@ -113,7 +113,7 @@ def metadata_value(metadata: Mapping[str, Any], name: str, hint: Any, source: st
 
 
 def check_convention(metadata: Mapping[str, str], source: str) -> None:
-    """Raise WeightsError unless the rotation convention of a file of ours is that of this version.
+    """Raise WeightsError unless the rotation convention of a ropevit file is that of this version.
 
     Raises:
         WeightsError: If it is damaged, or written by a version with another convention.
@@ -127,7 +127,7 @@ def check_convention(metadata: Mapping[str, str], source: str) -> None:
 
 
 def stored_config(metadata: Mapping[str, str], inferred: InferredModel | None, source: str) -> Config:
-    """Read the config in a file of ours, after checking its rotation convention.
+    """Read the config in a ropevit file, after checking its rotation convention.
 
     Args:
         metadata: Header of the file.

@@ -13,7 +13,7 @@ from ropevit.text import printable
 from ropevit.weights.metadata import stored_json
 from ropevit.weights.reading import Checkpoint
 
-#: Endings of the names of entries that are no parameters.
+#: Endings of the names of entries that are not parameters.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Maximum number of class names that a card lists.
 _MAX_CLASSES = 100

@@ -59,7 +59,7 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
         Weights without the prefixes of wrappers, and dropped entries: name -> reason.
 
     Raises:
-        WeightsError: If there are no EMA weights, another entry contains tensors too, a key is no string, or a large
+        WeightsError: If there are no EMA weights, another entry contains tensors too, a key is not a string, or a large
             tensor repeats a few stored numbers.
     """
     entries, dropped = checkpoint.entries, {}
@@ -85,7 +85,7 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
 
 
 def _check_names(entries: Mapping[Any, Any], source: str) -> None:
-    """Raise WeightsError for a key that is no string."""
+    """Raise WeightsError for a key that is not a string."""
     wrong = next((key for key in entries if not isinstance(key, str)), None)
     if wrong is not None:
         raise WeightsError(f"{source} has a key of type {type(wrong).__name__}; expected strings: give a state dict")
@@ -179,7 +179,7 @@ class ParsedCheckpoint:
     layout: str
     """Name of the layout: ropevit, published, timm, ..."""
     config: Config | None
-    """The model's config; only files of ours have one."""
+    """The model's config; only ropevit files have one."""
     inferred: InferredModel | None
     """The model inferred from names and shapes; None if no architecture matches."""
     header: Mapping[str, str]
@@ -204,7 +204,7 @@ def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpo
         ema: Take the EMA weights instead of the last ones.
 
     Raises:
-        WeightsError: If the weights cannot be found (see `unwrap`), or the config in a file of ours cannot be read or
+        WeightsError: If the weights cannot be found (see `unwrap`), or the config in a ropevit file cannot be read or
             does not match them.
     """
     state, dropped = unwrap(checkpoint, ema)
@@ -216,7 +216,7 @@ def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpo
 
 
 def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], inferred: InferredModel | None) -> Config:
-    """Read the config in a file of ours, and check that names and shapes of the weights are those of its model.
+    """Read the config in a ropevit file, and check that names and shapes of the weights are those of its model.
 
     Raises:
         WeightsError: If they are not, or the config cannot be read.

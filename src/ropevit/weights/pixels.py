@@ -9,9 +9,9 @@ from ropevit.weights.parse import ParsedCheckpoint
 
 
 def pixels_of_weights(config: Config, parsed: ParsedCheckpoint) -> dict[str, Any]:
-    """Return mean, std and crop as `save_model` takes them for metadata; empty where the config alone tells them.
+    """Return mean, std and crop as `save_model` takes them for metadata; empty where the config alone determines them.
 
-    Only the families of docs/pretrained.md have them. A file of ours tells them in its metadata, any other one by its
+    Only the families of docs/pretrained.md have them. A ropevit file has them in its metadata, any other one by its
     name or hub id.
 
     Args:
@@ -19,7 +19,7 @@ def pixels_of_weights(config: Config, parsed: ParsedCheckpoint) -> dict[str, Any
         parsed: Its weights.
 
     Raises:
-        WeightsError: If the metadata of a file of ours cannot be read.
+        WeightsError: If the metadata of a ropevit file cannot be read.
     """
     if not config.is_foreign:
         return {}

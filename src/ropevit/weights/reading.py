@@ -119,11 +119,11 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
     if head.startswith(b"\x80"):
         return _read_pickle(path, zipped=False), {}
     start = head[:24].decode("ascii", "replace").split("\n")[0]
-    raise WeightsError(f"{path} is no checkpoint (it starts with {start!r}); expected safetensors or a PyTorch file")
+    raise WeightsError(f"{path} is not a checkpoint (it starts with {start!r}); expected safetensors or a PyTorch file")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read tensors and header of a safetensors file, and verify the digest that files of ours have."""
+    """Read tensors and header of a safetensors file, and verify the digest that ropevit files have."""
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})

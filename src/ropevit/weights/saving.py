@@ -108,7 +108,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write tensors and a header atomically; the header of a file of ours gets a digest of both."""
+    """Write tensors and a header atomically; the header of a ropevit file gets a digest of both."""
     tensors, header = separate(state), dict(header)
     if header.get("format", "").startswith(FORMAT):
         header[KEY] = content_digest(tensors, header)

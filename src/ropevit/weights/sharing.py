@@ -135,7 +135,7 @@ def classifier_facts(source: str) -> dict[str, Any]:
 
 
 def check_license(name: str | None) -> None:
-    """Raise WeightsError for a license that is no identifier of the hub by its form."""
+    """Raise WeightsError for a license that is not an identifier of the hub by its form."""
     if name is not None and not (name and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")):
         raise WeightsError(
             f"got the license {name!r}; expected an identifier of the hub, such as apache-2.0, cc-by-4.0 or other"

@@ -378,7 +378,7 @@ def test_the_weights_of_a_training_directory_are_chosen_by_option(tmp_path):
         assert (eval_model.name, eval_model.crop) == ("run", 1.0)
     with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --weights best or last"):
         open_eval_model(None, str(run), "ema")
-    with pytest.raises(ValueError, match="only the directory of a training has several"):
+    with pytest.raises(ValueError, match="only the directory of a training run has several"):
         open_eval_model(None, str(run / "best.safetensors"), "last")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no weights"):

@@ -117,10 +117,10 @@ def test_a_file_keeps_the_names_under_which_the_first_version_stored_its_config(
     [
         ("width", 65536, "do not match its config|unknown fields"),
         ("depth", 10**4, "more parameters than"),
-        ("depth", 10**9, "is no valid config of a {kind}: got depth=1000000000; expected a whole number up to"),
-        ("heads", True, "is no valid config of a {kind}: got heads=True"),
-        ("model", 5, "is no valid config of a {kind}: got model=5; expected a string"),
-        ("model", "resnet", "is no valid config of a {kind}"),
+        ("depth", 10**9, "is not a valid config of a {kind}: got depth=1000000000; expected a whole number up to"),
+        ("heads", True, "is not a valid config of a {kind}: got heads=True"),
+        ("model", 5, "is not a valid config of a {kind}: got model=5; expected a string"),
+        ("model", "resnet", "is not a valid config of a {kind}"),
         ("window", "x", "got window='x'"),
         ("drop_path", [0.1], r"got drop_path=\[0\.1\]"),
         ("wings", 2, r"unknown fields \['wings'\]"),
@@ -140,14 +140,14 @@ def test_a_config_that_is_not_that_of_the_weights_is_refused(kind, field, value,
 def test_a_head_that_is_not_that_of_the_weights_is_refused(field, value, files, tmp_path):
     for kind, head in (("detector", "dino"), ("segmenter", "mask2former")):
         path, load = files[kind]
-        with pytest.raises(WeightsError, match=r"is no valid config of|do not match|more parameters"):
+        with pytest.raises(WeightsError, match=r"is not a valid config of|do not match|more parameters"):
             load(altered(path, tmp_path / kind, config_with(head, field, value=value)))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"config": []}, r"is no valid config of a {kind}: got \[\]; expected a dict"),
+        ({"config": []}, r"is not a valid config of a {kind}: got \[\]; expected a dict"),
         ({"config": "[" * 100_000 + "]" * 100_000}, "no readable 'config'.*nested too deeply"),
         ({"classes": [1, 2]}, "got classes=1; expected a string"),
         ({"classes": {"a": 1}}, "no readable class names"),

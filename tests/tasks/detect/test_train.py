@@ -264,7 +264,7 @@ def test_inconsistent_options_and_data_are_refused(coco_root, tmp_path):
 
 def test_file_of_another_model_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
-    with pytest.raises(WeightsError, match="is no detector file"):
+    with pytest.raises(WeightsError, match="is not a detector file"):
         load_detector(path)
 
 

@@ -142,7 +142,7 @@ def test_inconsistent_options_are_refused(changes, message):
 
 def test_a_file_of_another_format_or_with_weights_that_contradict_its_config_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
-    with pytest.raises(WeightsError, match="is no segmenter file; give one that the training of a segmenter saved"):
+    with pytest.raises(WeightsError, match="is not a segmenter file; give one that the training of a segmenter saved"):
         load_segmenter(path)
     config = small_segmenter()
     save_segmenter(path, build_segmenter(config, 3), replace(config, width=64), CLASSES, {})

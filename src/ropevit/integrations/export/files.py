@@ -190,7 +190,10 @@ class ExportJob:
         return module_metadata(self.model)
 
     def request_decisions(self) -> Mapping[str, Shape]:
-        """Let the model return its decisions, too, and return their shapes by name; empty if it has none."""
+        """Make the model also return its decisions, as selected tokens or attention masks, and return their shapes.
+
+        By name; empty for a model without decisions.
+        """
         if not isinstance(self.model, ExportModel):
             return {}
         self.model.with_decisions = bool(self.model.decisions)

@@ -130,7 +130,7 @@ def name_dimensions(model: ir.Model, outputs: Mapping[str, Shape]) -> None:
 
 
 def _refuse_remainders(graph: ir.Graph, multiple: int) -> None:
-    """Make the file raise for image sizes that are no multiples of the patch size; a convolution would crop them.
+    """Make the file raise for image sizes that are not multiples of the patch size; a convolution would crop them.
 
     ONNX has no assertions, so the images are reshaped to the size rounded down to a multiple: a no-op for valid sizes,
     and an error in every runtime for others, which names both sizes.

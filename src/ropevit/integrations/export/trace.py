@@ -44,7 +44,7 @@ def plain_copy(model: nn.Module) -> Model | ExportModel:
     """Copy a model for export: without wrappers, on the CPU, in eval mode.
 
     Raises:
-        ValueError: If it is no model of this package, a video model, or not in float32.
+        ValueError: If it is not a model of this package, a video model, or not in float32.
     """
     plain = model if isinstance(model, ExportModel) else unwrap_model(model)
     if not isinstance(plain, ExportModel) and plain.config.is_video:

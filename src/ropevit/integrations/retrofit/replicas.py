@@ -10,8 +10,8 @@ from torch import nn
 class RefuseReplica:
     """A forward pre-hook that raises in the replicas which nn.DataParallel makes for several devices.
 
-    A replica shares all that is no module: hooks, and the objects in them. These would use frequencies on the device of
-    the original, and share the grid and the factor of the current images between threads.
+    A replica shares all that is not a module: hooks, and the objects in them. These would use frequencies on the device
+    of the original, and share the grid and the factor of the current images between threads.
 
     Args:
         caller: Function that changed the model.

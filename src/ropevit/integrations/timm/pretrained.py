@@ -100,7 +100,7 @@ def load_pretrained(
         checkpoint: The checkpoint, as read.
         num_classes: Requested number of classes. If the file has another number, or this is negative, the head stays
             newly initialized; None takes the file's head.
-        img_size: Image size of the file's absolute embedding; None takes that in a file of ours, or assumes a square.
+        img_size: Image size of the file's absolute embedding; None takes that in a ropevit file, or assumes a square.
 
     Raises:
         WeightsError: If the weights do not match the model.

@@ -23,7 +23,7 @@ def from_ropevit(
     classes: Sequence[str] | None = None,
     **fields: Any,
 ) -> RopePreTrainedModel:
-    """Build a transformers model from one of ours, with a copy of its weights.
+    """Build a transformers model from a ropevit model, with a copy of its weights.
 
     >>> model, info = ropevit.load_model("model.safetensors")
     >>> from_ropevit(model, classes=info.classes).save_pretrained("my_folder")
@@ -93,7 +93,7 @@ def image_processor(
     own = config.to_ropevit()
     if size is None and own.img_size[0] != own.img_size[1]:
         raise ValueError(
-            f"got a model for {own.img_size[0]} x {own.img_size[1]} pixels, which is no square; give its side as size="
+            f"got a model for {own.img_size[0]} x {own.img_size[1]} pixels, which is not square; give its side as size="
         )
     if own.in_channels != 3:
         raise ValueError(

@@ -66,8 +66,8 @@ class ViTConfig(ModelConfig):
     rope_convention: RopeConvention = RopeConvention()  # noqa: RUF009 (frozen)
     """Convention of positions and pairs in the family of the weights; the default is that of the published models."""
     mlp: Literal["gelu", "swiglu", "swiglu_norm"] = "gelu"
-    """MLP of the blocks: two layers with a GELU between them; or SwiGLU, with a gate for each hidden channel, and with
-    or without a norm of them."""
+    """MLP of the blocks: two layers with a GELU between them; or SwiGLU, optionally with a norm on the hidden channels
+    (timm: scale_mlp)."""
     norm_eps: float = 1e-6
     """Epsilon of the norms."""
     qkv_bias: bool = True
@@ -81,7 +81,7 @@ class ViTConfig(ModelConfig):
     pre_norm: bool = False
     """Apply a norm to all tokens before the blocks; the projection of the patches then has no bias."""
     attn_norm: bool = False
-    """Apply a norm to what all heads of an attention layer give, before its output projection."""
+    """Apply LayerNorm to the concatenated head outputs, before the output projection (timm: scale_attn_norm)."""
     final_norm: bool = True
     """Whether there is a final norm, after the blocks or after the pooling."""
     pool_heads: int = 8

@@ -16,7 +16,7 @@ _SATELLITE = {"sat493m": Preprocessing((0.43, 0.411, 0.296), (0.213, 0.156, 0.14
 
 
 def _weights(position: str, tag: str, license_name: str, hub: str = "timm") -> dict[str, Any]:
-    """Return where the weights of a variant are: copies in timm's layout on the hub, which its authors license."""
+    """Return the fields of a `Variant` for its weights on the hub: copies in timm's layout, with their license."""
     return {"published": (position,), "hub": hub, "tag": tag, "license": license_name}
 
 

@@ -35,8 +35,8 @@ IMPLIED: dict[str, dict[str, dict[str, Any]]] = {
     "pe": {"timm": _PE, "pe": _PE},
 }
 
-#: Family of several kinds of models -> the config field that tells them apart, which names of weights show, and for
-#: each of its values the further fields that files imply: EVA-02 and its CLIP towers; Perception Encoder lang and
+#: Family of several kinds of models -> the config field that distinguishes them, inferred from names of weights, and
+#: for each of its values the further fields that files imply: EVA-02 and its CLIP towers; Perception Encoder lang and
 #: spatial, and core.
 _OF_KIND: dict[str, tuple[str, dict[bool, dict[str, Any]]]] = {
     "eva02": ("attn_norm", {False: _POOLED, True: {"pooling": "token", "pooled_norm": False}}),
@@ -45,17 +45,17 @@ _OF_KIND: dict[str, tuple[str, dict[bool, dict[str, Any]]]] = {
 
 
 class KeyHints(NamedTuple):
-    """Ends of keys by which files of a layout show config fields that our names of the weights do not."""
+    """Suffixes of keys from which config fields are inferred that ropevit's own keys do not determine."""
 
     bias: str
-    """Of a bias of the queries."""
+    """Suffix of the bias of the queries."""
     unused: str
-    """Of what shows that the biases of the keys are not used; empty: files never hold them."""
+    """Suffix of an entry that is present where the biases of the keys are not used; empty: files never have them."""
     gate: str
-    """Of a gate of an MLP."""
+    """Suffix of the gate of a SwiGLU MLP."""
 
 
-#: Layout of one family alone -> how its files show biases and gates.
+#: Layout of a single family -> the suffixes by which biases and gates are inferred from its files.
 KEY_HINTS: dict[str, KeyHints] = {
     "dinov3": KeyHints("attn.qkv.bias", "attn.qkv.bias_mask", "mlp.w1.weight"),
     "transformers": KeyHints("attention.q_proj.bias", "", "mlp.gate_proj.weight"),

@@ -7,7 +7,7 @@ _BLOCK = "blocks.{}."
 #: transformers' prefix of a block: in its files, and in the state dict of its model since version 5.
 _TRANSFORMERS_BLOCKS = ("layer.{}.", "model.layer.{}.")
 
-#: Layout -> a row by which it is recognized; the first layout of which one fits.
+#: Layout -> key mappings by which it is recognized: the first layout of which one matches.
 SIGNATURES: dict[str, tuple[KeyPattern, ...]] = {
     "published": (KeyPattern("blocks.{}.attn.rope.freqs", "freqs"),),
     "dinov3": (KeyPattern("register_tokens", "storage_tokens"),),
@@ -25,18 +25,18 @@ SIGNATURES: dict[str, tuple[KeyPattern, ...]] = {
 
 
 def key_mappings(config: ViTConfig, layout: str) -> tuple[KeyMapping, ...]:
-    """Return the rows in which a layout differs from ours, for a model's config."""
+    """Return the key mappings of a layout for a model's config: only keys or shapes that differ from ropevit's."""
     return _ROWS[layout](config) if layout in _ROWS else ()
 
 
 def _published(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of the paper's authors."""
+    """Key mappings of the paper's official checkpoints."""
     del config
     return (KeyPattern("blocks.{}.attn.rope.freqs", "freqs", flat=True),)  # (2, depth, A P)
 
 
 def _timm(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of timm."""
+    """Key mappings of timm's checkpoints."""
     rows: list[KeyMapping] = [
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),  # (2, depth, A, P)
         KeyPattern("register_tokens", "reg_token"),
@@ -61,7 +61,7 @@ def _timm(config: ViTConfig) -> tuple[KeyMapping, ...]:
 
 
 def _dinov3(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of DINOv3's authors."""
+    """Key mappings of DINOv3's official checkpoints."""
     rows: list[KeyMapping] = [
         KeyPattern("register_tokens", "storage_tokens"),
         KeyPattern(f"{_BLOCK}gamma_1", f"{_BLOCK}ls1.gamma"),
@@ -74,7 +74,7 @@ def _dinov3(config: ViTConfig) -> tuple[KeyMapping, ...]:
 
 
 def _eva02(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of EVA-02's authors, in the files of pre-training, classifiers and CLIP models."""
+    """Key mappings of EVA-02's official checkpoints: of pre-training, classifiers and CLIP models."""
     rows: list[KeyMapping] = [
         SplitPattern(("prefix_embed", "pos_embed"), "pos_embed", config.num_prefix_tokens),
         JoinedPattern(f"{_BLOCK}attn.qkv.bias", (f"{_BLOCK}attn.q_bias", None, f"{_BLOCK}attn.v_bias")),
@@ -93,7 +93,7 @@ def _eva02(config: ViTConfig) -> tuple[KeyMapping, ...]:
 
 
 def _pe(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of Perception Encoder's authors, without the prefix of the image tower."""
+    """Key mappings of Perception Encoder's official checkpoints, without the prefix of the image tower."""
     theirs = "transformer.resblocks.{}."
     rows: list[KeyMapping] = [
         KeyPattern("patch_embed.proj.weight", "conv1.weight"),
@@ -133,7 +133,7 @@ def prefix(config: ViTConfig, layout: str) -> str:
 
 
 def _transformers(config: ViTConfig) -> tuple[KeyMapping, ...]:
-    """Rows of transformers' DINOv3 ViT."""
+    """Key mappings of transformers' DINOv3 ViT."""
     rows: list[KeyMapping] = [
         KeyPattern("cls_token", "embeddings.cls_token"),
         KeyPattern("register_tokens", "embeddings.register_tokens"),
@@ -158,12 +158,12 @@ def _transformers(config: ViTConfig) -> tuple[KeyMapping, ...]:
 
 
 def _renamed(ours: str, theirs: str) -> list[KeyMapping]:
-    """Return the rows of a layer's weight and bias."""
+    """Return the key mappings of a layer's weight and bias."""
     return [KeyPattern(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
 def _joined(ours: str, theirs: tuple[str, str]) -> list[KeyMapping]:
-    """Return the rows of the weight and bias of a layer that is two layers in the other layout."""
+    """Return the key mappings of the weight and bias of a layer that is two layers in the other layout."""
     return [JoinedPattern(f"{ours}.{kind}", tuple(f"{part}.{kind}" for part in theirs)) for kind in ("weight", "bias")]
 
 

@@ -70,7 +70,7 @@ def _frequencies(shapes: Shapes) -> str:
 
 
 def _of_unnamed_family(tensors: Mapping[str, Tensor], shapes: Shapes) -> bool:
-    """Return whether weights are of another family than the published models, and do not tell their config."""
+    """Return whether weights are of another family than the published models and do not determine their config."""
     layouts = {layout for layout in ("eva02", "pe") for row in SIGNATURES[layout] if match_keys(row.theirs, tensors)}
     usual = {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys()
     of_others = {"norm_pre.weight", "pre_norm.weight"}
@@ -88,7 +88,7 @@ def _embedded_patches(shapes: Shapes) -> int | None:
 
 
 def square_side(patches: int) -> int | None:
-    """Return the side of a square grid of this many patches; None if they are no square."""
+    """Return the side of a square grid of this many patches; None if they do not form a square."""
     side = math.isqrt(patches)
     return side if side * side == patches else None
 

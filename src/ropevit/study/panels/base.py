@@ -66,7 +66,7 @@ class Panel(Protocol):
         ...
 
     def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Tensor:
-        """Return what is counted of each test image of a size, (n, ...), to be added up over images."""
+        """Return counts of each test image of a size, (n, ...), such as confusion matrices; `score_of` takes sums."""
         ...
 
     def score_of(self, counts: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def open_eval_model(
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
-        checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
+        checkpoint: A file or hub id of any layout, or the directory of a training run or of a study's run.
         weights: Which weights of a directory: best, last or ema.
         needs_head: Whether a model without a head is refused.
 
@@ -188,7 +188,7 @@ def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
-        checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
+        checkpoint: A file or hub id of any layout, or the directory of a training run or of a study's run.
         weights: Which weights of a directory: best (default), last or ema; `ema` also applies to a file of another
             layout that stores EMA weights.
 
@@ -205,7 +205,7 @@ def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
         name, source, ema = folder.resolve().name, str(weights_file(checkpoint, weights)), False
     elif weights in ("best", "last"):
         raise ValueError(
-            f"got --weights {weights} for {checkpoint or model}; only the directory of a training has several"
+            f"got --weights {weights} for {checkpoint or model}; only the directory of a training run has several"
         )
     else:
         source, ema = hub_id(str(model)) if checkpoint is None else checkpoint, weights == "ema"
@@ -217,7 +217,8 @@ def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
     named = model or claimed_name(found.source)
     if named is None:
         raise ValueError(
-            f"{found.source} has no config, and its name is no model's; name it with --model, see `ropevit models`"
+            f"{found.source} has no config, and its name is not that of a model; name it with --model, see "
+            "`ropevit models`"
         )
     config = get_config(named, **({} if found.num_classes is None else {"num_classes": found.num_classes}))
     return _foreign_eval_model(name, found, config)
@@ -240,7 +241,7 @@ def _foreign_eval_model(name: str, found: ParsedCheckpoint, config: Config) -> E
 
 
 def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str], model: str | None) -> EvalModel:
-    """Return the model of a file of ours, from its header."""
+    """Return the model of a ropevit file, from its header."""
     config = found.config
     assert config is not None
     refuse_video(config, found.source)
@@ -275,7 +276,7 @@ def pixel_statistics(
         metadata: Metadata of a file.
         channels: Channels of the images.
         source: Name of the file in messages.
-        family: Whose mean and std a file has that does not tell them; ImageNet's by default.
+        family: Family whose mean and std are taken for a file without them; ImageNet's by default.
 
     Raises:
         ValueError: If there is another number of them, or a std is not positive.

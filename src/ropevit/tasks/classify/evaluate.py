@@ -48,7 +48,7 @@ FAMILY = "family"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """Classifiers only."""
+    """Options of `ropevit eval` for classifiers."""
 
     protocol: Literal["paper", "timm"] | None = None
     """paper: crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin. timm: crop ratio 0.9,

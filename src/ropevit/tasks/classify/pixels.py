@@ -21,7 +21,7 @@ def pixels_of(model: ClassifierConfig) -> dict[str, tuple[float, ...]]:
 def initial_pixels(body: Config, init: str) -> dict[str, tuple[float, ...]]:
     """Return mean and std with which a classifier, or a model on its backbone, is trained.
 
-    A model of the families of docs/pretrained.md has those of its initial weights: of the file of ours that holds them,
+    A model of the families of docs/pretrained.md has those of its initial weights: of the ropevit file that has them,
     or of its family. All others have ImageNet's.
 
     Args:

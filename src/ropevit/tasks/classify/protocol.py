@@ -53,7 +53,7 @@ def plan_views(
         crop: Crop ratio instead of the protocol's.
 
     Raises:
-        ValueError: If a size is no multiple of the patch size, or an argument is out of range.
+        ValueError: If a size is not a multiple of the patch size, or an argument is out of range.
     """
     if protocol not in _CROP_MODES:
         raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(_CROP_MODES)}")

@@ -118,7 +118,7 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         """
         found = read_checkpoint(str(path))
         if found.metadata.get("format") != self.format:
-            raise WeightsError(f"{path} is no {self.task} file; give one that the training of a {self.task} saved")
+            raise WeightsError(f"{path} is not a {self.task} file; give one that the training of a {self.task} saved")
         check_convention(found.metadata, str(path))
         classes = stored_classes(found.metadata, None, str(path))
         if not classes:
@@ -140,7 +140,8 @@ class ModelFormat(Generic[ConfigT, ModelT]):
             return self.config.from_dict(stored)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise WeightsError(
-                f"the config in {path} is no valid config of a {self.task}: {first_line(error)}; save the model again"
+                f"the config in {path} is not a valid config of a {self.task}: {first_line(error)}; save the model "
+                "again"
             ) from error
 
     def load_state(self, model: ModelT, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,4 +1,4 @@
-"""Contiguous copies in a traced program, where views and layouts differ for a single image and would fix the batch."""
+"""Hooks that copy tensors to contiguous memory, so that torch.export does not specialize on a batch of one."""
 
 from typing import Any
 

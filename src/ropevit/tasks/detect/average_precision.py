@@ -49,8 +49,8 @@ class CocoScores:
 def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     """Evaluate detections against all images of an annotation file.
 
-    Crowds are handled as in COCO: detections inside one are ignored. An annotation without `iscrowd` is no crowd; one
-    without an area has that of its box.
+    Crowds are handled as in COCO: detections inside one are ignored. An annotation without `iscrowd` is not a crowd;
+    one without an area has that of its box.
 
     Args:
         annotations: Annotation file, such as `source.annotations`.

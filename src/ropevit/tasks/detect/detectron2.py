@@ -75,7 +75,7 @@ def _pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
 
 
 def _to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
-    """Return detectron2's name of a weight of ours."""
+    """Return detectron2's name of a ropevit weight."""
     for ours, other in table:
         pattern = re.escape(ours).replace(r"\{\}", r"(\d+)")
         if match := re.fullmatch(pattern + "(.*)", key):

@@ -21,7 +21,7 @@ class EncoderLayer(DeformableDetrEncoderLayer):
 
         Args:
             x: The tokens.
-            attention_mask: Whether a token is no padding, (B, N).
+            attention_mask: False for tokens of padding, (B, N).
             spatial_position_embeddings: Added to the queries, (B, N, C).
             geometry: Reference points and shapes of the levels, for the attention.
         """

@@ -45,7 +45,7 @@ METADATA = ("category_ids", "mean", "std", "test_side", "longest", "top")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions:
-    """Detectors only."""
+    """Options of `ropevit eval` for detectors."""
 
     save_detections: bool = False
     """Write the detections at each size to detections-SIZE.json, in the COCO results format."""

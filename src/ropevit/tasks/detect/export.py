@@ -22,11 +22,11 @@ from ropevit.tasks.detect.predict import DetectionOptions, load_detection_predic
 
 
 class TokenChoice:
-    """Keep which tokens of the encoder a detector selects inside the context, or let it select others.
+    """Context that records which tokens of the encoder a detector selects, or replays a given selection.
 
     Args:
         model: The detector.
-        tokens: Indices (B, Q) of those to select; None for the detector's own choice.
+        tokens: Indices (B, Q) of the selection to replay; None for the detector's own.
     """
 
     scores: Float[Tensor, "B N"]
@@ -101,8 +101,8 @@ class DetectorExport(ExportModel):
     def difference(self, images: Tensor, found: Sequence[Tensor]) -> tuple[float, float]:
         """Return the largest absolute and relative difference of boxes or scores of an exported file.
 
-        With the decisions of the file, this model follows them, and the scores that it gives to them are compared with
-        the highest ones; another label counts as the whole score.
+        Decisions of the file are replayed in this model, and its scores of them are compared with its highest ones;
+        another label counts as the whole score.
         """
         boxes, scores, labels, *decisions = found
         tokens, pairs = decisions or (None, None)
@@ -152,7 +152,7 @@ def open_export(path: str) -> DetectorExport:
         path: Its file.
 
     Raises:
-        WeightsError: If it is no detector of ours.
+        WeightsError: If it is not a ropevit detector.
         ValueError: If its metadata lack the preprocessing.
     """
     loaded = load_detection_predictor(path, DetectionOptions(), torch.device("cpu"))

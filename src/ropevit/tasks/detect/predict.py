@@ -98,7 +98,7 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
     """Load a trained detector with the preprocessing of its evaluation.
 
     Raises:
-        WeightsError: If it is no detector of ours.
+        WeightsError: If it is not a ropevit detector.
         ValueError: If its metadata lack the preprocessing.
     """
     model, info = load_detector(path)

@@ -83,9 +83,9 @@ class EvalConfig:
     """Classifier by name (see `ropevit models`), such as rope_mixed_deit_small_patch16_LS, or a variant such as
     deit_small (with its original position embedding). Evaluates the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights: a file, or the directory of a training; classifiers also from the hub, and in any known layout."""
+    """Weights: a file, or the directory of a training run; classifiers also from the hub, and in any known layout."""
     weights: WeightsChoice | None = None
-    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    """Which weights in the directory of a training run: best (default), last, or ema (their moving average)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
     """Test sizes in pixels, separated by commas or spaces: the shorter side for detectors and segmenters.
     Default: the paper's, or the same multiples of the training size."""

@@ -183,14 +183,14 @@ class EvalPlan:
 
 
 def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
-    """Return the file and the short name of `--checkpoint`: a file of ours, or the directory of a training.
+    """Return the file and the short name of `--checkpoint`: a ropevit file, or the directory of a training run.
 
     Raises:
         ValueError: If the directory has no such weights, or `weights` is given for a file.
     """
     source = Path(str(config.checkpoint)).expanduser()
     if config.weights is not None and source.is_file():
-        raise ValueError(f"got --weights {config.weights} for a file; only the directory of a training has several")
+        raise ValueError(f"got --weights {config.weights} for a file; only the directory of a training run has several")
     path = checkpoint_in_run(source, config.weights) if source.is_dir() else source
     return path, short_name(path)
 

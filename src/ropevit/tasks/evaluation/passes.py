@@ -71,7 +71,7 @@ class PassRecord:
         settings: Settings that all passes share, for JSON.
         form: What a pass holds.
         resume: Continue with the stored passes.
-        about: What else the file tells, such as the machine; it may differ when passes are continued.
+        about: Further facts in the file, such as the machine; it may differ when passes are continued.
 
     Raises:
         ValueError: If the directory is not empty and `resume` is false, or it holds damaged passes or other settings.

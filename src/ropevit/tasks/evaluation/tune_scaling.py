@@ -46,9 +46,9 @@ class TuneConfig:
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Classifier by name, as in `ropevit eval`."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights: a file, or the directory of a training; classifiers also from the hub, and in any known layout."""
+    """Weights: a file, or the directory of a training run; classifiers also from the hub, and in any known layout."""
     weights: WeightsChoice | None = None
-    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    """Which weights in the directory of a training run: best (default), last, or ema (their moving average)."""
     max_images: int = 2000
     """Largest number of images, a fixed random subset of the data; half of them are for the choice."""
     out: Path | None = None

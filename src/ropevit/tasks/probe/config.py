@@ -11,7 +11,7 @@ from ropevit.tasks.evaluation.config import SIZES, EvalConfig, option
 from ropevit.tasks.evaluation.inference_modes import Baseline
 from ropevit.tasks.runs.run_dir import WeightsChoice
 
-#: What stands for an image.
+#: How the features of an image are pooled: as the model's own head does, mean of the patches, or both concatenated.
 Pooling = Literal["model", "mean", "both"]
 
 #: Options for images of classes only, and for images with masks only.
@@ -34,9 +34,9 @@ class ProbeConfig:
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Model by name (see `ropevit models`). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights: a file or hub id in any known layout, or the directory of a training; with or without a head."""
+    """Weights: a file or hub id in any known layout, or the directory of a training run; with or without a head."""
     weights: WeightsChoice | None = None
-    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    """Which weights in the directory of a training run: best (default), last, or ema (their moving average)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
     """Image sizes in pixels, separated by commas or spaces; the training size is always added, as the reference.
     Default: the sizes of `ropevit eval`."""

@@ -127,7 +127,7 @@ def conclude(rows: Sequence[ProbeRow], classes: Sequence[str]) -> list[str]:
 
     Args:
         rows: Rows of the results.
-        classes: Names of the classes; with masks, a further sentence tells what the most frequent one gives.
+        classes: Names of the classes; with masks, a further sentence gives the score of the most frequent one.
     """
     sentences = []
     reference = next(row for row in rows if row.is_reference)
@@ -155,14 +155,14 @@ def _compare_at(rows: Sequence[ProbeRow], probe: str) -> str:
     best = max(rows, key=lambda row: row.scores[probe].value)
     change = best.change[probe]
     of_many = f" the best of {len(rows)}, chosen on these images, is" if len(rows) > 1 else ""
-    told = f"at {best.size} px{of_many} {best.scores[probe].value:.1f} %, {describe(best)}: "
-    told += f"{change.signed} points against the training size{_doubt(change)}"
+    sentence = f"at {best.size} px{of_many} {best.scores[probe].value:.1f} %, {describe(best)}: "
+    sentence += f"{change.signed} points against the training size{_doubt(change)}"
     resized = next((row for row in rows if row.mode == "resize"), None)
     if resized is None or resized is best:
-        return told
+        return sentence
     place = list(best.kind.probes).index(probe)
     gain = best.kind.difference(resized.counts[place], best.counts[place])
-    return f"{told}, {gain.signed} against images resized to it{_doubt(gain)}"
+    return f"{sentence}, {gain.signed} against images resized to it{_doubt(gain)}"
 
 
 def _doubt(change: Interval) -> str:

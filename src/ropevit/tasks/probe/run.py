@@ -190,7 +190,7 @@ def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...
 
 
 def _describe(plan: ProbePlan) -> dict[str, Any]:
-    """Return what probe.json tells beside settings and results, as eval.json does."""
+    """Return the facts in probe.json beside settings and results, as in eval.json."""
     config, eval_model = plan.config, plan.eval_model
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     machine = environment(plan.context.device, dtype, config.workers, torch.get_num_threads())

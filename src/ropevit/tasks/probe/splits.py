@@ -103,7 +103,7 @@ def _check_classes(train: ImageSource, test: ImageSource) -> None:
     """Raise ValueError unless both splits have the same classes, at least two."""
     if len(train.classes) < 2:
         raise ValueError(
-            f"got one class, {join_names(train.classes, 1)}, in {train.name}; a probe tells at least two classes apart"
+            f"got one class, {join_names(train.classes, 1)}, in {train.name}; a probe needs at least two classes"
         )
     if train.classes != test.classes:
         odd = sorted({*train.classes} ^ {*test.classes})

@@ -24,7 +24,7 @@ RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "mo
 
 
 def checkpoint_in_run(folder: Path, weights: WeightsChoice | None) -> Path:
-    """Return the path of the weights in the directory of a training, or of a run of a study (last weights only).
+    """Return the path of the weights in the directory of a training run, or of a run of a study (last weights only).
 
     Args:
         folder: Output directory, or a folder of `save_pretrained` or `ropevit push --out`, which is none.
@@ -48,7 +48,7 @@ def checkpoint_in_run(folder: Path, weights: WeightsChoice | None) -> Path:
             f"{folder} is a study of {len(runs)} trained models; name the directory of one, such as {runs[-1]}"
         )
     raise ValueError(
-        f"{folder} holds no weights ({', '.join(RUN_FILES.values())}); name the directory of a training that was "
+        f"{folder} holds no weights ({', '.join(RUN_FILES.values())}); name the directory of a training run that was "
         "evaluated at least once, or a file of weights"
     )
 
@@ -88,7 +88,7 @@ def task_of_checkpoint(checkpoint: str | None, weights: WeightsChoice | None = N
     """Return the task of the model in a checkpoint, by the header of its file.
 
     Args:
-        checkpoint: A file or hub id in any layout, or the directory of a training or of a run of a study; None for a
+        checkpoint: A file or hub id in any layout, or the directory of a training run or of a study's run; None for a
             published classifier.
         weights: Which weights of a directory.
 

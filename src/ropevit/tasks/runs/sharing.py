@@ -124,7 +124,7 @@ def pack(
         evals: Output directories of `ropevit eval`.
 
     Raises:
-        ValueError: If the weights are no file of this package, or an evaluation is of other weights.
+        ValueError: If the weights are not a ropevit file, or an evaluation is of other weights.
     """
     check_license(license)
     path = Path(str(weights_file(str(source), weights))).expanduser()

@@ -43,9 +43,10 @@ class CropConfig:
     crop_size: int = 512
     """Side of the crops in pixels; smaller images are padded."""
     short: int = 512
-    """Limit on the shorter side before the crop in pixels, multiplied by a random ratio."""
+    """Before the crop, resize so that the shorter side does not exceed this and the longer one `long`, in pixels, both
+    multiplied by a random ratio (mmseg: img_scale)."""
     long: int = 2048
-    """Limit on the longer side, multiplied by the same ratio."""
+    """Maximum of the longer side, multiplied by the same ratio."""
     ratio_range: tuple[float, float] = (0.5, 2.0)
     """Minimum and maximum ratio (mmseg ratio_range)."""
     short_edge_lengths: tuple[int, ...] = ()
@@ -61,9 +62,9 @@ class CropConfig:
     photometric_distortion: bool = True
     """Randomly change brightness, contrast, saturation and hue."""
     test_short: int = 512
-    """Limit on the shorter side in evaluation, in pixels."""
+    """In evaluation, resize so that the shorter side does not exceed this and the longer one `test_long`, in pixels."""
     test_long: int = 2048
-    """Limit on the longer side in evaluation."""
+    """Maximum of the longer side in evaluation."""
 
     def __post_init__(self) -> None:
         for name in ("ratio_range", "short_edge_lengths"):

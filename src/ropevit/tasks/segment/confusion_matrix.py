@@ -27,7 +27,7 @@ class SegmenterSettings(InferenceSettings):
     """Settings of inference with a segmenter."""
 
     ratios: tuple[float, ...] = (1.0,)
-    """Factors on both limits; each gives one view."""
+    """Factors on the maxima of both sides; each gives one view."""
     inference: InferenceConfig
     """Whole images or sliding windows, and flipping."""
 
@@ -63,9 +63,9 @@ def make_views(
     ratios: tuple[float, ...],
     resize_first: tuple[int, int] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Resize an image to the largest size within both limits, for each ratio; the labels keep their size.
+    """Resize an image so that its sides do not exceed (short, long), for each ratio; the labels keep their size.
 
-    With `resize_first`, the image is first resized to the largest size within these limits.
+    With `resize_first`, the image is first resized so that its sides do not exceed these.
     """
     functional: Any = require("torchvision.transforms.v2.functional", "train")
     original = image.height, image.width

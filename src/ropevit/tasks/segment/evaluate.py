@@ -73,7 +73,7 @@ EVAL_ADVICE = ScalingAdvice("leave out --scaling", "give --whole or a larger --w
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterOptions:
-    """Segmenters only.
+    """Options of `ropevit eval` for segmenters.
 
     Raises:
         ValueError: If a field is out of range.
@@ -105,9 +105,9 @@ class SegmenterResult:
     """Scores of a segmenter at one image size, in percent."""
 
     size: int
-    """Limit on the shorter side in pixels."""
+    """Maximum of the shorter side in pixels."""
     long: int
-    """Limit on the longer side in pixels."""
+    """Maximum of the longer side in pixels."""
     mIoU: float  # noqa: N815 (the metric's usual name)
     """Mean intersection over union of the classes."""
     aAcc: float  # noqa: N815
@@ -135,7 +135,7 @@ class SegmenterResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """Image sizes: the limit on the longer side."""
+        """Image sizes: the maximum of the longer side."""
         return {"long": self.long}
 
 
@@ -156,7 +156,7 @@ class SegmenterInputs(EvalInputs[SegmenterConfig]):
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
     """Compute mIoU, aAcc and mAcc at every size, and save each result as soon as it is known.
 
-    The size is the limit on the shorter side; the limit on the longer one is scaled in proportion. Images are evaluated
+    The size is the maximum of the shorter side; that of the longer one is scaled in proportion. Images are evaluated
     one by one, at their original resolution. Under `torchrun`, the images are divided over the processes.
 
     Args:

@@ -53,8 +53,8 @@ class SegmenterExport(ExportModel):
     def difference(self, images: Tensor, found: Sequence[Tensor]) -> tuple[float, float]:
         """Return the largest absolute and relative difference of the logits of an exported file.
 
-        Another label than this model's counts as the difference between the logits of both. With the attention masks
-        of the file, this model follows them, and what it predicted for the cells that it would choose otherwise counts
+        Another label than this model's counts as the difference between the logits of both. Attention masks
+        of the file are replayed in this model, and what it predicted for the cells where its own masks differ counts
         as a difference from zero.
         """
         labels, logits, *masks = found
@@ -83,7 +83,7 @@ def open_export(path: str, scaling: str | None = None) -> SegmenterExport:
         scaling: RoPE scaling methods, `none`, or `auto` (what `ropevit tune-scaling` chose for these weights).
 
     Raises:
-        WeightsError: If it is no segmenter of ours.
+        WeightsError: If it is not a ropevit segmenter.
         ValueError: If its metadata lack the preprocessing, or scaling would change nothing.
     """
     mode = None if scaling is None else "whole"

@@ -30,7 +30,7 @@ class InferenceConfig:
     """Test-time augmentation: average with the horizontally flipped image."""
     probabilities: bool = True
     """Average the softmax of several views, as mmseg does; False averages the scores themselves, for Mask2Former, whose
-    scores are no logits."""
+    scores are not logits."""
 
     def __post_init__(self):
         if self.window is not None and not 1 <= self.stride <= self.window:
@@ -161,15 +161,15 @@ def resize(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Ten
 
 
 def view_size(size: tuple[int, int], short: int = 512, long: int = 2048, ratio: float = 1.0) -> tuple[int, int]:
-    """Return the size of a view: the largest within both limits, with the aspect ratio of the image.
+    """Return the largest size of a view with the image's aspect ratio whose sides do not exceed (short, long).
 
     >>> [view_size(size, ratio=ratio) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]  # mmseg's views
 
     Args:
         size: Height and width of the original image.
-        short: Limit on the shorter side in pixels.
-        long: Limit on the longer side in pixels.
-        ratio: Factor on both limits.
+        short: Maximum of the shorter side in pixels.
+        long: Maximum of the longer side in pixels.
+        ratio: Factor on both.
 
     Source: `rescale_size` of mmcv, which mmseg tests with (2048, 512) at ratio 1.
     """

@@ -1,4 +1,4 @@
-"""The cells to which the queries of a Mask2Former attend, to see them or to decide them from outside."""
+"""Attention masks of a Mask2Former: recorded in a forward pass, or replayed from another one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,20 +16,20 @@ _MAPS = 3
 
 
 class MaskChoice:
-    """Keep the attention masks of a Mask2Former inside the context, or make it follow others; other heads have none.
+    """Context that records the attention masks of a Mask2Former, or replays given ones; other heads have none.
 
-    A query attends to the cells where the mask that it predicted is above zero. Rounding errors reverse the choice
+    A query attends to the cells where the mask that it predicted is above zero. Rounding errors reverse the decision
     where that mask is nearly zero.
 
     Args:
         model: The segmenter.
-        given: A mask for each layer to follow; None for the model's own choice.
+        given: A mask to replay for each layer; None for the model's own.
     """
 
     masks: list[Bool[Tensor, "B Q _"]]
     """Of each layer: True where a query does not attend to a cell."""
     differences: list[tuple[float, float]]
-    """Of each layer, with `given`: largest absolute value of the mask where the model's own choice differs, and the
+    """Of each layer, with `given`: largest absolute value of the mask where the model's own decision differs, and the
     same relative to its largest absolute value."""
 
     def __init__(self, model: SegmentationModel, given: Sequence[Bool[Tensor, "B Q _"]] | None = None):
@@ -46,7 +46,7 @@ class MaskChoice:
             self.handle.remove()
 
     def follow(self, module: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Forward hook of the module that predicts masks and chooses the cells for the next layer."""
+        """Forward hook of the module that predicts masks and derives the attention mask of the next layer."""
         assert self.model is not None
         (masks, repeated), layer = output, len(self.masks)
         if layer == self.model.config.decoder_layers:  # nothing attends behind the last layer

@@ -109,6 +109,6 @@ def decode_pixels(lines: Any, classes: int) -> Tensor:
         for part in filter(None, line.split(";")):
             label, *pixels = map(int, part.split())
             if not 0 <= label < classes or len(pixels) != 3:
-                raise ValueError(f"{part!r} are no pixels of a class")
+                raise ValueError(f"{part!r} are not pixels of a class")
             image[label] = torch.tensor(pixels)
     return counts

@@ -160,7 +160,7 @@ def signature(config: SegmenterConfig) -> dict[str, Any]:
     return {"head": config.head, "neck": config.neck} | backbone_signature(config.backbone_config()) | head
 
 
-#: File format of segmenters. `test_short` and `test_long` are the limits on both sides in pixels, see `view_size`.
+#: File format of segmenters. `test_short` and `test_long` are the maxima of both sides in pixels, see `view_size`.
 SEGMENTER = ModelFormat(
     format="ropevit-segmenter",
     task="segmenter",

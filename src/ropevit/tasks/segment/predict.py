@@ -41,9 +41,9 @@ class SegmentationPredictor:
     classes: tuple[str, ...]
     """Names, in the order of the logits."""
     short: int
-    """Limit on the shorter side, in pixels."""
+    """Maximum of the shorter side, in pixels."""
     long: int
-    """Limit on the longer side, in pixels."""
+    """Maximum of the longer side, in pixels."""
     mean: tuple[float, ...]
     """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
@@ -81,7 +81,7 @@ def load_segmentation_predictor(
         scaling: RoPE scaling methods, `none`, or `auto` (what `ropevit tune-scaling` chose for these weights).
 
     Raises:
-        WeightsError: If it is no segmenter file.
+        WeightsError: If it is not a segmenter file.
         ValueError: If the size is not positive, its metadata lack the preprocessing, or scaling would change nothing.
     """
     if size is not None and size < 1:

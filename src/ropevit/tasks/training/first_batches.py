@@ -10,7 +10,7 @@ from ropevit.painting import Tile, add_legend, image_grid, png_bytes
 from ropevit.tasks.training.events import Notice, Report
 from ropevit.weights.errors import first_line
 
-#: Name of the picture in the directory of a training.
+#: Name of the picture in the directory of a training run.
 PICTURE = "train_batches.png"
 #: Batches in the picture, and images of each.
 BATCHES, IMAGES = 3, 6
