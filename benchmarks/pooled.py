@@ -261,12 +261,12 @@ def share_table() -> list[str]:
     none, log, chosen = (found["rope_mixed", "", name] for name in ("", "log", SCALING))
     sizes = [size for size in none if int(size) > TRAINED["field"]]
     gains = [[f"{curve[size] - none[size]:+.1f}" for size in sizes] for curve in (log, chosen)]
-    shares = [f"{share(none[size], log[size], chosen[size]):.0f} %" for size in sizes]
-    rows = [["`log`", *gains[0]], [f"`{SCALING}`", *gains[1]], ["share of `log`", *shares]]
+    fractions = [f"{fraction_of_gain(none[size], log[size], chosen[size]):.0f} %" for size in sizes]
+    rows = [["`log`", *gains[0]], [f"`{SCALING}`", *gains[1]], ["fraction of `log`", *fractions]]
     return table(["field: over no scaling", *sizes], rows)
 
 
-def share(none: float, part: float, whole: float) -> float:
+def fraction_of_gain(none: float, part: float, whole: float) -> float:
     """Return the gain of `part` over `none` in percent of that of `whole`."""
     return 100 * (part - none) / (whole - none)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pooled import FASHION_PAGE, SCALING, Arm, Scores, Training, interval, paired, read_panel, share, table
+from pooled import FASHION_PAGE, SCALING, Arm, Scores, Training, fraction_of_gain, interval, paired, read_panel, table
 from torch import Tensor
 
 from ropevit.data.fashion import load_fashion
@@ -207,13 +207,13 @@ def share_table(path: Path) -> list[str]:
     ways = "whole", f"whole, {METHODS[0]}", f"whole, {METHODS[1]}"
     rows = []
     for embedding in dict.fromkeys(embedding for embedding, _, _ in found):
-        shares = []
+        fractions = []
         for size in SIZES[1:]:
             each = [[found[embedding, way, size][key] for way in ways] for key in found[embedding, ways[0], size]]
-            seeds = [share(*seed) for seed in each]
-            whole = share(*(statistics.mean(scores) for scores in zip(*each, strict=True)))
-            shares.append(f"{whole:.0f} % ({min(seeds):.0f} to {max(seeds):.0f})")
-        rows.append([f"`{embedding}`: share of `{METHODS[0]}` in the gain of `{METHODS[1]}`", *shares])
+            seeds = [fraction_of_gain(*seed) for seed in each]
+            whole = fraction_of_gain(*(statistics.mean(scores) for scores in zip(*each, strict=True)))
+            fractions.append(f"{whole:.0f} % ({min(seeds):.0f} to {max(seeds):.0f})")
+        rows.append([f"`{embedding}`: fraction of `{METHODS[0]}` in the gain of `{METHODS[1]}`", *fractions])
     return table(["field", *map(str, SIZES[1:])], rows)
 
 

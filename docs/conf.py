@@ -47,5 +47,5 @@ def drop_aliases(app, what, name, obj, options, lines):  # noqa: ARG001
 
 
 def setup(app):
-    """Tell Sphinx of the function above."""
+    """Register the function above with Sphinx."""
     app.connect("autodoc-process-docstring", drop_aliases)

@@ -16,7 +16,7 @@ import pooled
 import pytest
 import tiles
 import torch
-from pooled import Arm, Training, by_seed, interval, pair_row, paired, share
+from pooled import Arm, Training, by_seed, interval, pair_row, paired
 
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.fashion import load_fashion
@@ -104,8 +104,8 @@ def test_both_files_are_pooled_by_seed():
     assert {key.file for key in panel[Arm("ape"), 64]} == {"study_seeds3.json"}
 
 
-def test_the_share_is_the_fraction_of_a_gain():
-    assert share(10, 12, 14) == 50
+def test_the_fraction_of_a_gain_by_hand():
+    assert fraction_of_gain(10, 12, 14) == 50
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -8,7 +8,7 @@ from ropevit.extras import MissingExtraError, how_to_install, require
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-#: Files that tell a reader what to install.
+#: Files that say what to install.
 TOLD = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -37,7 +37,7 @@ def test_every_class_has_its_own_color():
     colors = np.array([class_color(label) for label in range(1000)])
     assert len({tuple(color) for color in colors}) == 1000
     apart = np.abs(colors[:20, None] - colors[None, :20]).max(-1) + 255 * np.eye(20)
-    assert apart.min() > 25, "the first twenty are easily told apart"
+    assert apart.min() > 25, "the first twenty are easily distinguished"
     neighbors = np.abs(colors[1:] - colors[:-1]).max(-1)
     assert neighbors.min() > 90, "classes with neighboring numbers differ the most"
 

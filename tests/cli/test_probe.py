@@ -104,7 +104,7 @@ def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
     counts = [row[name] for row in rows for name in ("images", "skipped", "train_images", "train_skipped")]
     assert counts == ["11", "1", "23", "1"] * 5
     assert [printed.count(f"skipped {photos}/{split}/red/0.png") for split in ("train", "val")] == [1, 1]
-    assert {row["knn"] for row in rows} == {"100.0"}  # colors are told apart by any features
+    assert {row["knn"] for row in rows} == {"100.0"}  # any features distinguish colors
     assert rows[0]["knn_change"] == rows[0]["knn_change_low"] == "0.0"
     stored = json.loads(Path("out/probe.json").read_text())
     assert [each["images"][0].count("-") for each in stored["passes"]] == [1] * 5

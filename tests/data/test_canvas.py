@@ -34,7 +34,7 @@ def test_labels_match_the_items():
 
 
 def test_the_statistics_of_a_canvas_do_not_depend_on_its_size():
-    """The field does not know its size: shares of the labels and the brightness do not depend on it."""
+    """The field does not know its size: fractions of the labels and the brightness do not depend on it."""
     images, labels = squares()
     shares, light = [], []
     for size, count in ((16, 600), (32, 200), (64, 100)):

@@ -20,7 +20,7 @@ VARIED = train_transform(AugmentConfig(auto_augment="three_augment"), 16)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve images, whose labels and colors tell which one it is."""
+    """Twelve images, which are identified by label and color."""
     for index in range(12):
         path = tmp_path / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

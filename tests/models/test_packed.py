@@ -83,7 +83,7 @@ def test_the_order_of_kept_patches_does_not_matter():
     assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
-def test_random_patches_keep_a_share_but_at_least_one():
+def test_random_patches_keep_a_fraction_but_at_least_one():
     images = random_images([(4, 4), (3, 7), (1, 1)])
     kept = random_patches(images, 4, 0.25, torch.Generator().manual_seed(1))
     assert [len(own) for own in kept] == [4, 5, 1]

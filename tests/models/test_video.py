@@ -78,7 +78,7 @@ def test_a_still_clip_of_any_length_gets_them_too_without_a_class_token(position
     image = model(position, class_token=False, pooling="avg", **plan)
     images = torch.randn(2, 3, 24, 40)
     assert_close(inflate(image, frames=6, tubelet=2)(still(images, 10)), image(images), rtol=1e-5, atol=1e-5)
-    beside, clip = inflated("rope_mixed")  # with one, its share of attention sinks with every tubelet
+    beside, clip = inflated("rope_mixed")  # with one, the fraction of attention on it falls with every tubelet
     assert not torch.allclose(clip(still(images, 6)), beside(images), rtol=1e-3)
 
 

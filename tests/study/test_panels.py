@@ -129,7 +129,7 @@ def test_larger_images_of_zoom_show_detail_and_the_same_scene(emoji):
 
 @pytest.mark.parametrize("size", [96, 144, 192])
 def test_no_tile_of_the_training_size_sees_both_marked_items(size, emoji):
-    """So tiles tell nothing about a mark: it has the label of the other item."""
+    """So tiles give no information about a mark: it has the label of the other item."""
     panel = PANEL_CLASSES["far"](replace(EMOJI["far"], test_canvases=20), *emoji)
     side = panel.settings.train_size
     for _, _, marks in panel.canvases(size):

@@ -79,7 +79,7 @@ def cut_head(config, **wanted):
 
 
 def kind_of(config):
-    """Return what tells one recipe from another once numbers are cut."""
+    """Return what distinguishes recipes once numbers are cut."""
     body, optim = config.model.model[:4], config.optim
     return (
         body,

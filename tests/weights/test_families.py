@@ -93,7 +93,7 @@ def test_the_config_of_a_file_of_the_authors_or_of_transformers_is_told_by_its_n
 
 
 @pytest.mark.parametrize("name", [*DINOV3[:2], *TIMM_ROPE])
-def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, tmp_path):
+def test_a_file_that_does_not_determine_its_family_is_converted_by_name_alone(name, tmp_path):
     torch.save(timm_model(name).state_dict(), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match="these do not determine which; name the model"):
         convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
@@ -101,7 +101,7 @@ def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, t
 
 def test_a_converted_file_has_the_image_size_and_the_name_of_its_model(tmp_path):
     config = MODELS["vit_small_patch16_dinov3"]
-    assert config.img_size == (256, 256)  # which no table of such a file tells
+    assert config.img_size == (256, 256)  # which no table of such a file determines
     with torch.device("meta"):
         shapes = {
             name: value.shape for name, value in timm.create_model("vit_small_patch16_dinov3").state_dict().items()

@@ -238,7 +238,7 @@ class Block(nn.Module):
         rope: This layer's own learned frequencies, if any.
         mlp: Kind of MLP, a name of `MLPS`.
         norm_eps: Epsilon of the norms.
-        attn_norm: Apply a norm to what all heads give, before the output projection.
+        attn_norm: Apply LayerNorm to the concatenated head outputs (timm: scale_attn_norm).
         biases: Options `qkv_bias` and `key_bias` of the attention.
 
     Source: Touvron et al. 2022 (arXiv:2204.07118), DeiT III; LayerScale from arXiv:2103.17239.

@@ -82,7 +82,7 @@ def test_all_twelve_scores_equal_those_of_pycocotools(tmp_path, seed):
     found = average_precision(tmp_path / "truth.json", rows)
     judge, scores = measured_by_pycocotools(tmp_path / "truth.json", rows), found.scores
     assert tuple(scores) == NAMES
-    assert len(set(scores.values())) > 9, "the numbers tell one from the other"
+    assert len(set(scores.values())) > 9, "the scores differ"
     np.testing.assert_allclose(list(scores.values()), 100 * judge.stats, atol=1e-5)
     by_class = 100 * judge.eval["precision"][:, :, :, 0, -1].mean((0, 1))
     assert list(found.classes) == list(IDS)

@@ -24,7 +24,7 @@ def counts_of(right):
 
 
 class Planted:
-    """Images of which a method gets a share right: the more, the nearer it is to an optimum in each half."""
+    """Images of which a method gets a fraction right: the more, the nearer it is to an optimum in each half."""
 
     def __init__(self, value, count=1000):
         self.value, self.count, self.calls = value, count, []

@@ -103,7 +103,7 @@ def conclusions(rows: Sequence[SizeResult], summary: EvalSummary) -> list[str]:
 
 
 def _place(row: SizeResult) -> str:
-    """Tell the size and the inference mode of a row."""
+    """Describe the size and the inference mode of a row."""
     mode = mode_of(row)
     return f"at {row.size} px" + (f" ({mode})" if mode not in (None, "whole") else "")
 

@@ -20,7 +20,7 @@ def _dino(config: ProbeConfig) -> str:
 
 
 def _unread(count: int) -> str:
-    """Tell how many more images could not be read."""
+    """State how many more images could not be read."""
     return f" ({count:,} more could not be read)" if count else ""
 
 
