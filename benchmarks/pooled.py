@@ -255,7 +255,7 @@ def search_table() -> list[str]:
     return table(["trained", "with", "measured with", *sizes], rows)
 
 
-def share_table() -> list[str]:
+def fraction_table() -> list[str]:
     """Return the table of the fraction of a method's gain that `log` alone gives: RoPE-Mixed, `field`, one seed."""
     found = read_search("field")
     none, log, chosen = (found["rope_mixed", "", name] for name in ("", "log", SCALING))
@@ -317,7 +317,7 @@ def tables() -> Iterator[tuple[str, list[str]]]:
     spiral, polar = Arm("rope_spiral"), Arm("rope_polar", SCALING)
     yield FASHION_PAGE, single_table("field", [(spiral, best), (polar, best), (polar, spiral)])
     yield FASHION_PAGE, search_table()
-    yield FASHION_PAGE, share_table()
+    yield FASHION_PAGE, fraction_table()
     yield "docs/retrofit.md", retrofit_table()
     yield "docs/dense.md", dense_table("segment", "mIoU")
     yield "docs/dense.md", dense_table("detect", "AP")

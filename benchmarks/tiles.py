@@ -201,7 +201,7 @@ def over(scores: list[Scores], others: list[Scores]) -> list[str]:
     return cells
 
 
-def share_table(path: Path) -> list[str]:
+def fraction_table(path: Path) -> list[str]:
     """Return the table of the fraction of a method's gain that `log` alone gives: of the means, and range of seeds."""
     found = read_scores(path)
     ways = "whole", f"whole, {METHODS[0]}", f"whole, {METHODS[1]}"
@@ -222,7 +222,7 @@ def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
     yield FASHION_PAGE, score_table(path)
     yield FASHION_PAGE, difference_table(path)
     yield FASHION_PAGE, window_table(path)
-    yield FASHION_PAGE, share_table(path)
+    yield FASHION_PAGE, fraction_table(path)
 
 
 def main() -> None:
