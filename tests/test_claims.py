@@ -16,7 +16,7 @@ import pooled
 import pytest
 import tiles
 import torch
-from pooled import Arm, Training, by_seed, interval, pair_row, paired
+from pooled import Arm, Training, by_seed, fraction_of_gain, interval, pair_row, paired
 
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.fashion import load_fashion
