@@ -118,3 +118,7 @@ def test_the_authors_names_of_files_and_repositories_tell_the_model():
     assert claimed_name("facebook/PE-Core-B16-224") == "vit_pe_core_base_patch16_224"
     assert claimed_name("files/PE-Spatial-G14-448.pt") == "vit_pe_spatial_gigantic_patch14_448"
     assert claimed_name("EVA02_CLIP_L_336_psz14_s6B.pt") == "eva02_large_patch14_clip_336"
+    for source in ("dinov3_vits16.pth", "d/dinov3_vits16_pretrain_lvd1689m-08c60483.pth", "a/dinov3-vits16-pretrain-x"):
+        assert claimed_name(source) == "vit_small_patch16_dinov3_qkvb"
+    assert claimed_name("dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth") == "vit_small_plus_patch16_dinov3_qkvb"
+    assert claimed_name("deit_small.pth") is None, "of any position embedding"

@@ -139,6 +139,12 @@ def test_periods_in_bfloat16_are_accepted_and_other_ones_refused():
         load_weights(ours, state | {"rope_embed.periods": state["rope_embed.periods"] * 2})
 
 
+def test_a_file_of_another_width_is_told_by_its_width_and_not_by_its_mask():
+    model = create_model("dinov3_vits16", width=128, depth=2, heads=8, patch_size=8)
+    with pytest.raises(WeightsError, match=r"width 64.*while the model has .*width 128"):
+        load_weights(model, dinov3_file("vit_small_patch16_dinov3_qkvb"))
+
+
 def test_weights_of_dinov3_are_refused_by_a_model_with_another_convention():
     state = dinov3_file("vit_small_patch16_dinov3_qkvb")
     for given in (state, transformers_model(our_model("dinov3_vits16")).state_dict()):

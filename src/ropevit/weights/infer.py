@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, Config, architecture
+from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config, architecture
 from ropevit.models.state_dict import InferredModel
 from ropevit.rope import RopeConvention
 from ropevit.text import join_names
@@ -36,10 +36,16 @@ def square_grid(patches: int) -> tuple[int, int] | None:
 
 
 def claimed_name(source: str) -> str | None:
-    """Return the registered model that a hub id or file name denotes, in this package's or timm's spelling."""
+    """Return the registered model that a hub id or file name denotes, as spelled here, by timm or by the authors.
+
+    Names of DINOv3's authors go on after the model: dinov3_vits16_pretrain_lvd1689m-08c60483.pth.
+    """
     stem = PurePath(source).name
     aliases = {theirs: ours for row in ARCHITECTURES.values() for theirs, ours in row.weights.aliases.items()}
-    for candidate in (stem, stem.rpartition(".")[0]):
+    for size, (_, variant) in VARIANTS.items():
+        if len(variant.names) == 1:  # the size alone tells the model
+            aliases |= dict.fromkeys((size, size.replace("_", "-")), *variant.names.values())
+    for candidate in (stem, stem.rpartition(".")[0], re.split("[_-]pretrain", stem)[0]):
         if (name := aliases.get(candidate, candidate)) in MODELS:
             return name
     return None

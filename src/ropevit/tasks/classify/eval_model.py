@@ -285,6 +285,11 @@ def pixel_statistics(
     for key, default in (("mean", family.mean or MEAN), ("std", family.std or STD)):
         value = metadata_value({key: default} | dict(metadata), key, float | tuple[float, ...], source)
         numbers = value if isinstance(value, tuple) else (value,) * channels
+        if len(numbers) != channels and key not in metadata:
+            raise ValueError(
+                f"{source} has no {key} of its pixels, and {len(numbers)} numbers are the default, for images of "
+                f"{channels} channels; save it with them: save_model(..., metadata={{'mean': [...], 'std': [...]}})"
+            )
         if len(numbers) != channels:
             raise ValueError(
                 f"{source} has {key}={list(numbers)} for images of {channels} channels; expected one per channel"
