@@ -145,7 +145,7 @@ def test_the_error_says_which_model_the_file_looks_like(changes, message, publis
 def test_the_error_recognizes_other_architectures(config):
     with pytest.raises(WeightsError, match="looks like a Swin, but not like one that this package can build"):
         load_weights(ViT(config()), {"layers.0.blocks.0.norm1.weight": torch.ones(96)})
-    with pytest.raises(WeightsError, match=r"no vision transformer \(it has conv1.weight\)"):
+    with pytest.raises(WeightsError, match=r"not a vision transformer \(it has conv1.weight\)"):
         load_weights(ViT(config()), {"conv1.weight": torch.ones(64, 3, 7, 7)})
     with pytest.raises(WeightsError, match="tensors in 'critic'"):
         load_weights(ViT(config()), {"model": {}, "critic": {"weight": torch.ones(1)}})

@@ -80,8 +80,8 @@ def test_a_newer_pickle_protocol_is_refused_without_a_warning(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"hello, I am a text file\nwith two lines", "no checkpoint .it starts with 'hello, I am a text file'"),
-        (b"<!DOCTYPE html><html>", "no checkpoint"),
+        (b"hello, I am a text file\nwith two lines", "is not a checkpoint .it starts with 'hello, I am a text file'"),
+        (b"<!DOCTYPE html><html>", "is not a checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
         (b"\x80\x02garbage", "not saved by torch.save"),
         (b"PK\x03\x04garbage", "damaged or truncated"),
