@@ -37,7 +37,9 @@ def test_a_classifier_is_evaluated_at_sizes_with_commas_and_at_others_on_resume(
     assert "own on my_images/val: protocol paper, crop ratio 1, float32, cpu" in printed
     assert "16 (training)" in printed
     assert printed.count("broken.png") == 1
+    assert "resumed" not in printed
     main([*arguments, "--sizes", "8", "24", "--resume"])
+    assert "resumed, with the results of 8 px, 16 px from before" in capsys.readouterr().out
     with (tmp_path / "runs/eval/own/eval.csv").open() as file:
         assert [row["size"] for row in csv.DictReader(file)] == ["8", "16", "24"]
     assert (tmp_path / "runs/eval/own/curve.png").stat().st_size > 5_000

@@ -105,6 +105,9 @@ class EvalBars(LiveDisplay):
                 self.print_line(f"{event.name}: {event.description}")
                 for note in event.notes:
                     self.print_line(note)
+                if event.rows:
+                    done = dict.fromkeys(describe_input(row.size, mode_of(row)) for row in event.rows)
+                    self.print_line(f"resumed, with the results of {', '.join(done)} from before")
                 self.progress.start()
             case EvalSizeProgress(size=size, done=done, total=total, mode=mode):
                 if self.task is None:
