@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ropevit.analysis.catalog import ANALYSES
+from ropevit.analysis.catalog import FIGURES
 from ropevit.cli import VERBS
 from ropevit.data.annotation_formats import ANNOTATION_FORMATS
 from ropevit.data.sources import NAMED_SOURCES
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/ropevit"
 REGISTRIES = (
     *(ROPE_TYPES, DISTANCE_BIAS_TYPES, ARCHITECTURES, MODELS, VARIANTS),
-    *(ANALYSES, BACKENDS, TASKS, ANNOTATION_FORMATS, NAMED_SOURCES),
+    *(FIGURES, BACKENDS, TASKS, ANNOTATION_FORMATS, NAMED_SOURCES),
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

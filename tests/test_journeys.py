@@ -21,7 +21,7 @@ pytestmark = [
 #: Trainings cut to a second: recipe, data and the options that name sizes.
 DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
 DINO = (
-    "train detect/dino_vitdet_base --data coco --init-from None --width 32 --depth 4 --heads 2 --window 4 "
+    "train detect/dino_vitdet_base --data coco --init-from None --width 32 --depth 4 --heads 2 --window-size 4 "
     "--dino.width 64 --dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 "
     "--dino.decoder-layers 2 "
     "--short-edge-lengths 64 96 --max-size 128 --pre-crop-edge-lengths 64 --test-size 64 --batch-size 3 --epochs 1"

@@ -67,7 +67,7 @@ LAYERS = (
 #: Packages beside the layers: name and what it holds.
 BESIDE = (
     ("data", "folders, shards, COCO, ADE20K"),
-    ("analysis", "figures; registry: ANALYSES"),
+    ("analysis", "figures; registry: FIGURES"),
     ("integrations", "timm, transformers, ONNX, ..."),
     ("bench", "speed against other libraries"),
 )

@@ -257,7 +257,7 @@ class Tile(NamedTuple):
 
 def paint_annotations(image: Image.Image, marks: Sequence[Annotation], side: int) -> Image.Image:
     """Resize an image so that its longer side has `side` pixels, and draw boxes with their tags at that size."""
-    canvas = fit(image, side)
+    canvas = resize_to_side(image, side)
     scale = canvas.width / image.width
     _draw_marks(canvas, [mark._replace(box=enlarged(mark.box, scale, canvas.size)) for mark in marks])
     return canvas
@@ -272,9 +272,9 @@ def paint_classes(image: Image.Image, labels: Integer[np.ndarray, "H W"], ignore
         ignored: Label of pixels without a class, which keep the colors of the image.
         side: Longer side of the drawing in pixels.
     """
-    canvas = fit(image, side)
+    canvas = resize_to_side(image, side)
     resized = Image.fromarray(labels).resize(canvas.size, Image.Resampling.NEAREST)
-    return fit(paint_labels(canvas, np.array(resized), ignored), side)
+    return resize_to_side(paint_labels(canvas, np.array(resized), ignored), side)
 
 
 def classes_in(labels: Integer[np.ndarray, "H W"], ignored: int) -> list[int]:
@@ -282,7 +282,7 @@ def classes_in(labels: Integer[np.ndarray, "H W"], ignored: int) -> list[int]:
     return [int(label) for label in np.unique(labels) if label != ignored]
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def resize_to_side(image: Image.Image, side: int) -> Image.Image:
     """Resize an image so that its longer side has `side` pixels; small ones are enlarged, too."""
     scale = side / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)

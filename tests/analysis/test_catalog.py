@@ -2,14 +2,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from ropevit.analysis.catalog import (
-    ANALYSES,
-    Analysis,
+    FIGURES,
     FigureModel,
     FigureOptions,
     FigureResult,
-    find_analyses,
+    FigureSpec,
+    find_figures,
     register_figure,
-    try_analysis,
+    try_figure,
 )
 from ropevit.analysis.layers import NothingToDrawError
 from ropevit.cli.figures import FiguresConfig
@@ -24,21 +24,23 @@ SUBJECT = FigureModel(
 
 @pytest.fixture
 def catalog():
-    before = dict(ANALYSES)
-    yield ANALYSES
-    ANALYSES.clear()
-    ANALYSES.update(before)
+    before = dict(FIGURES)
+    yield FIGURES
+    FIGURES.clear()
+    FIGURES.update(before)
 
 
 @pytest.mark.usefixtures("catalog")
 def test_a_registered_figure_is_found_and_made():
     made = FigureResult(Figure(), [{"label": "x"}])
     register_figure(
-        Analysis("mine", "Mine", "A text.", lambda figure_model, _: made._replace(rows=[{"label": figure_model.label}]))
+        FigureSpec(
+            "mine", "Mine", "A text.", lambda figure_model, _: made._replace(rows=[{"label": figure_model.label}])
+        )
     )
-    (mine,) = find_analyses("mine")
-    assert find_analyses("all")[-1] is mine
-    assert try_analysis(mine, SUBJECT, FigureOptions()).result == made
+    (mine,) = find_figures("mine")
+    assert find_figures("all")[-1] is mine
+    assert try_figure(mine, SUBJECT, FigureOptions()).result == made
 
 
 @pytest.mark.usefixtures("catalog")
@@ -46,14 +48,14 @@ def test_a_figure_that_does_not_apply_returns_its_reason():
     def refuse(*_):
         raise NothingToDrawError("nothing\n rotates")
 
-    register_figure(Analysis("mine", "Mine", "A text.", refuse))
-    outcome = try_analysis(ANALYSES["mine"], SUBJECT, FigureOptions())
+    register_figure(FigureSpec("mine", "Mine", "A text.", refuse))
+    outcome = try_figure(FIGURES["mine"], SUBJECT, FigureOptions())
     assert (outcome.result, outcome.note) == (None, "nothing rotates")
 
 
 @pytest.mark.usefixtures("catalog")
 def test_a_registered_figure_reads_the_options_that_its_row_names():
-    register_figure(Analysis("mine", "Mine", "A text.", lambda *_: None, options=("sizes", "images")))
+    register_figure(FigureSpec("mine", "Mine", "A text.", lambda *_: None, options=("sizes", "images")))
     config = FiguresConfig(name="mine", model="deit_tiny", sizes=(448,), images="photos")
     assert config.options().sizes == (448,)
     with pytest.raises(ValueError, match="got --points for mine; it is for reconstruction, all: omit it"):
@@ -63,8 +65,8 @@ def test_a_registered_figure_reads_the_options_that_its_row_names():
     ):
         FiguresConfig(name="reconstruction", model="deit_tiny", sizes=(448,))
     with pytest.raises(ValueError, match="got option 'size' of figure other; choose among points, sizes, images"):
-        register_figure(Analysis("other", "Other", "A text.", lambda *_: None, options=("size",)))
-    assert "other" not in ANALYSES
+        register_figure(FigureSpec("other", "Other", "A text.", lambda *_: None, options=("size",)))
+    assert "other" not in FIGURES
 
 
 @pytest.mark.parametrize(
@@ -72,4 +74,4 @@ def test_a_registered_figure_reads_the_options_that_its_row_names():
 )
 def test_invalid_figure_names_raise(name, message):
     with pytest.raises(ValueError, match=message):
-        register_figure(Analysis(name, "", "", lambda *_: FigureResult(None, [])))
+        register_figure(FigureSpec(name, "", "", lambda *_: FigureResult(None, [])))

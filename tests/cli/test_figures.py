@@ -9,7 +9,7 @@ from PIL import Image
 import ropevit
 from marks import by_default
 from ropevit.analysis import catalog
-from ropevit.analysis.catalog import ANALYSES, Analysis, FigureResult
+from ropevit.analysis.catalog import FIGURES, FigureResult, FigureSpec
 from ropevit.analysis.layers import rotated_layers
 from ropevit.cli import main
 from ropevit.cli.figure_models import Preprocessing, load_images, open_figure_model, random_figure_model
@@ -101,9 +101,9 @@ def test_weights_of_published_shape_alone_do_not_count_as_published(tmp_path):
 
 
 def test_all_skips_figures_that_do_not_apply_and_prints_why(saved, tmp_path, capsys, monkeypatch):
-    only = {name: ANALYSES[name] for name in ("frequencies", "phases")}
-    only["mine"] = Analysis("mine", "Mine", "One number.", made)
-    monkeypatch.setattr(catalog, "ANALYSES", only)
+    only = {name: FIGURES[name] for name in ("frequencies", "phases")}
+    only["mine"] = FigureSpec("mine", "Mine", "One number.", made)
+    monkeypatch.setattr(catalog, "FIGURES", only)
     main(["figures", "all", "--checkpoint", saved("ape"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     for name in ("frequencies", "phases"):
@@ -117,7 +117,7 @@ def test_all_does_not_hide_other_errors():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        catalog.try_analysis(Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalog.FigureOptions())
+        catalog.try_figure(FigureSpec("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalog.FigureOptions())
 
 
 def made(figure_model, options):

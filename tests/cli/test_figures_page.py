@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropevit.analysis.catalog import ANALYSES
+from ropevit.analysis.catalog import FIGURES
 from ropevit.cli import main
 from ropevit.models import ViT, ViTConfig
 from ropevit.weights import save_model
@@ -34,7 +34,7 @@ def test_the_page_has_all_figures_and_describes_the_model(write_page, open_page)
         "my model.safetensors",
     ):
         assert fact in facts
-    for name, analysis in ANALYSES.items():
+    for name, analysis in FIGURES.items():
         section = page.locator(f"#analysis-{name}")
         assert section.locator("h2").inner_text() == analysis.title
         drawn = (path.parent / f"{name}.svg").exists()

@@ -46,8 +46,8 @@ def test_help_names_every_position_embedding_of_the_registries(capsys):
     with pytest.raises(SystemExit):
         main(["study", "--help"])
     words = set(re.findall(r"[\w:=]+", capsys.readouterr().out))
-    alone = {name for name, kind in DISTANCE_BIAS_TYPES.items() if not kind.beside_rope}
-    beside = {f"_{name}" for name, kind in DISTANCE_BIAS_TYPES.items() if kind.beside_rope}
+    alone = {name for name, kind in DISTANCE_BIAS_TYPES.items() if not kind.combines_with_rope}
+    beside = {f"_{name}" for name, kind in DISTANCE_BIAS_TYPES.items() if kind.combines_with_rope}
     assert {"none", "ape", "_ape", *alone, *beside, *(f"rope_{name}" for name in ROPE_TYPES)} <= words
     assert words.isdisjoint({"rpb", "_rpb"}), "those are a Swin's"
 

@@ -116,7 +116,7 @@ def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
 def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     data, out = str(tmp_path / "coco"), tmp_path / "run"
     main(["data", "make-tiny", "coco", data])
-    options = [*TINY_TRAINING, "--patch-size", "16", "--window", "2", "--dino.queries", "10", "--epochs", "1"]
+    options = [*TINY_TRAINING, "--patch-size", "16", "--window-size", "2", "--dino.queries", "10", "--epochs", "1"]
     main(["train", "detect/dino_smoke", "--data", data, "--out", str(out), *options])
     assert "AP50" in capsys.readouterr().out
     _, info = load_detector(out / "model.safetensors")

@@ -17,7 +17,7 @@ from ropevit.models.positions import describe_positions, is_published, position_
 from ropevit.rope import DISTANCE_BIAS_TYPES, grid_positions, register_distance_bias_type, rotate
 from ropevit.weights import WeightsError, load_weights
 
-ALONE = [name for name, row in DISTANCE_BIAS_TYPES.items() if not row.beside_rope]
+ALONE = [name for name, row in DISTANCE_BIAS_TYPES.items() if not row.combines_with_rope]
 NAMES = [*ALONE, "rope_axial_decay", "rope_mixed_decay", "rope_mixed_gaussian"]
 
 

@@ -88,7 +88,7 @@ def test_the_command_line_evaluates_checkpoints_of_every_task(place, tmp_path, m
     assert "64 (training)" in printed
     assert len(next(line for line in printed.splitlines() if "(training)" in line)) <= 80
     assert " GiB" in printed
-    views = ["--ratios", "0.5,1.0", "--flip", "--window", "32"]
+    views = ["--ratios", "0.5,1.0", "--flip", "--sliding-window", "32"]
     data = str(place / "ade")
     main(["eval", "--checkpoint", str(place / "segmenter"), "--data", data, "--sizes", "48,64", *common, *views])
     printed = capsys.readouterr().out

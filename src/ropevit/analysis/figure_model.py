@@ -92,7 +92,7 @@ class FigureResult(NamedTuple):
 FIGURE_OPTIONS = ("points", "sizes", "images", "evals", "data")
 
 
-class Analysis(NamedTuple):
+class FigureSpec(NamedTuple):
     """Entry of the catalog of figures: name, title, explanation and function."""
 
     name: str

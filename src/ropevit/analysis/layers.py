@@ -98,7 +98,7 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     """
     layers, config = rotated_layers(model), find_body(model).config
     scaling, convention = config.scaling_methods, getattr(config, "rope_convention", RopeConvention())
-    if convention.shifts_positions:
+    if convention.transforms_positions:
         used = grid if scaling is None else config.trained_grid or config.attention_grid
         ratio = (convention.step(used) / convention.step(config.grid))[:, None, None]
         layers = [layer._replace(frequencies=layer.frequencies * ratio) for layer in layers]

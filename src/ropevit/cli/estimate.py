@@ -6,12 +6,12 @@ from ropevit.tasks.estimate import Estimate, StepSpec, estimate_step
 from ropevit.tasks.evaluation.inference_modes import patch_tokens
 from ropevit.tasks.registry import task_of_recipe
 from ropevit.tasks.training.events import TrainStarted
-from ropevit.tasks.training.run_training import Training
+from ropevit.tasks.training.run_training import TrainingConfig
 
 _MARK = "estimated from shapes, not measured"
 
 
-def model_line(config: Training, started: TrainStarted) -> str:
+def model_line(config: TrainingConfig, started: TrainStarted) -> str:
     """Return parameters and cost of a model in one line; without the cost if its task does not describe a step."""
     total, learns = started.parameters, started.trainable
     trainable = "all trainable" if learns == total else f"{quantity(learns)} trainable"
@@ -35,14 +35,14 @@ def quantity(count: int) -> str:
     return str(count)
 
 
-def step_of_training(config: Training) -> StepSpec:
+def step_of_training(config: TrainingConfig) -> StepSpec:
     """Return the specification of a training step, for any task."""
     task = task_of_recipe(config.recipe)
     assert task is not None, config.recipe
     return task.get("step_spec")(config)
 
 
-def show_estimate(config: Training) -> None:
+def show_estimate(config: TrainingConfig) -> None:
     """Print parameters, MACs and peak memory of a training step; nothing is read or written."""
     step = step_of_training(config)
     estimate = estimate_step(step)

@@ -10,13 +10,13 @@ import tyro
 
 from ropevit.analysis import extrapolation
 from ropevit.analysis.catalog import (
-    ANALYSES,
+    FIGURES,
     FigureModel,
     FigureOptions,
     FigureOutcome,
     FigureResult,
-    find_analyses,
-    try_analysis,
+    find_figures,
+    try_figure,
 )
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.figure_model import FIGURE_OPTIONS, POINTS, Rows
@@ -48,7 +48,7 @@ _FARTHEST = 100
 class FiguresConfig:
     """Figure, model and images."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join([*ANALYSES, ALL]) + "}")]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join([*FIGURES, ALL]) + "}")]
     """The figure, or all of them."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Classifier by name (see `ropevit models`), or a variant such as deit_small (with its original position
@@ -77,7 +77,7 @@ class FiguresConfig:
     scores: tyro.conf.OmitArgPrefixes[EvaluationFiles] = field(default_factory=EvaluationFiles)
 
     def __post_init__(self):
-        find_analyses(self.name)
+        find_figures(self.name)
         self.options()
         if self.random and (self.model is None or self.checkpoint is not None):
             raise ValueError("--random needs --model NAME, and excludes --checkpoint")
@@ -95,7 +95,7 @@ class FiguresConfig:
     def check_used(self) -> None:
         """Refuse options that the figure does not use."""
         for option in self.given(*FIGURE_OPTIONS):
-            readers = [name for name, analysis in ANALYSES.items() if option in analysis.options]
+            readers = [name for name, spec in FIGURES.items() if option in spec.options]
             if self.name not in (*readers, ALL):
                 raise ValueError(f"got --{option} for {self.name}; it is for {', '.join((*readers, ALL))}: omit it")
 
@@ -159,7 +159,7 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         for outcome in outcomes:
             _print_written(_write_outcome(outcome, out), console)
             if outcome.note:
-                print_line(console, f"skipped {outcome.analysis.name}: {outcome.note}")
+                print_line(console, f"skipped {outcome.spec.name}: {outcome.note}")
         if config.name == ALL:
             _print_written([write_page(figure_model, outcomes, config.sizes, config.checkpoint, out)], console)
 
@@ -202,7 +202,7 @@ def _draw_evaluations(config: FiguresConfig, console: Console) -> None:
     data = read_evaluations(config.scores.evals)
     result = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
     with new_folder(out):
-        _print_written(_write_outcome(FigureOutcome(ANALYSES[_EXTRAPOLATION], result), out), console)
+        _print_written(_write_outcome(FigureOutcome(FIGURES[_EXTRAPOLATION], result), out), console)
 
 
 def _print_written(paths: Sequence[Path], console: Console) -> None:
@@ -215,14 +215,14 @@ def _draw_figures(
     config: FiguresConfig, figure_model: FigureModel, evaluations: Evaluations | None, console: Console
 ) -> list[FigureOutcome]:
     """Draw the requested figures; if a single one cannot be drawn, that is an error."""
-    chosen, options = find_analyses(config.name), replace(config.options(), evaluations=evaluations)
+    chosen, options = find_figures(config.name), replace(config.options(), evaluations=evaluations)
     if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
             return [FigureOutcome(chosen[0], chosen[0].make(figure_model, options))]
     outcomes = []
-    for analysis in chosen:
-        with console.status(f"drawing {analysis.name}"):
-            outcomes.append(try_analysis(analysis, figure_model, options))
+    for spec in chosen:
+        with console.status(f"drawing {spec.name}"):
+            outcomes.append(try_figure(spec, figure_model, options))
     return outcomes
 
 
@@ -231,9 +231,9 @@ def _write_outcome(outcome: FigureOutcome, out: Path) -> list[Path]:
     if outcome.result is None:
         return []
     out.mkdir(parents=True, exist_ok=True)
-    table = out / f"{outcome.analysis.name}.csv"
+    table = out / f"{outcome.spec.name}.csv"
     write_text(table, _rows_to_csv(outcome.result.rows))
-    return [*save_figure(outcome.result.figure, out / outcome.analysis.name), table]
+    return [*save_figure(outcome.result.figure, out / outcome.spec.name), table]
 
 
 def _rows_to_csv(rows: Rows) -> str:

@@ -52,7 +52,7 @@ def explorer_data(figure_model: FigureModel, sizes: tuple[int, ...]) -> Explorer
 
 def section(outcome: FigureOutcome, out: Path) -> Section:
     """Return the section of a figure: its SVG, or why it was not drawn."""
-    name, title, text, *_ = outcome.analysis
+    name, title, text, *_ = outcome.spec
     svg = None if outcome.result is None else (out / f"{name}.svg").read_text(encoding="utf-8")
     return Section(name, title, text, svg, outcome.note or None)
 

@@ -19,8 +19,8 @@ from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.classify.reproduce import (
     ChainStage,
     MatchedRun,
+    ReproductionTarget,
     Speed,
-    Target,
     list_targets,
     match_runs,
     parse_throughput,
@@ -86,7 +86,7 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
 
 
 def speeds(
-    config: ReproduceConfig, targets: Sequence[Target], runs: Sequence, console: Console
+    config: ReproduceConfig, targets: Sequence[ReproductionTarget], runs: Sequence, console: Console
 ) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
     """Return a function for the throughput of each training, and notes on its source."""
     if config.throughput:
@@ -104,7 +104,7 @@ def speeds(
 
 
 def _measured_speeds(
-    config: ReproduceConfig, targets: Sequence[Target], console: Console
+    config: ReproduceConfig, targets: Sequence[ReproductionTarget], console: Console
 ) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
     """Measure the throughput of every training on this machine."""
     device = resolve_device(config.device)
@@ -124,7 +124,7 @@ def _measured_speeds(
 
 
 def _overview(
-    targets: Sequence[Target],
+    targets: Sequence[ReproductionTarget],
     found: Mapping[str, list[MatchedRun]],
     speed_of: Callable[[ChainStage], Speed | None],
     config: ReproduceConfig,
@@ -147,7 +147,7 @@ def _overview(
     return table
 
 
-def show(console: Console, target: Target, gpus: int) -> None:
+def show(console: Console, target: ReproductionTarget, gpus: int) -> None:
     """Print the expected accuracy of a row, and its commands."""
     print_line(console, "")
     console.print(target.name, style="bold", highlight=False)

@@ -47,7 +47,7 @@ def table(found: list[RunSummary]) -> Table:
         done, speed = run.last("epoch") or 0, run.last("images_per_second")
         result.add_row(
             run.name,
-            run.what,
+            run.title,
             f"{done:.4g}/{_format_value(run.length_in_epochs, '.4g')}{'' if run.finished else ' …'}",
             _format_value(run.last("loss"), ".4f"),
             _format_value(run.last(run.metric.name), ".2f"),

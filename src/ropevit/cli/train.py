@@ -19,7 +19,7 @@ from ropevit.models.registry import MODELS, split_model_name
 from ropevit.tasks.distributed import Interrupted
 from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
 from ropevit.tasks.training.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.training.run_training import Training
+from ropevit.tasks.training.run_training import TrainingConfig
 from ropevit.text import format_speed, suggest
 
 _HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
@@ -80,7 +80,7 @@ def find_task(recipe: str) -> TaskSpec:
     raise ValueError(f"no recipe named {recipe!r}; {' '.join(filter(None, hints))}")
 
 
-def read_config(arguments: Sequence[str]) -> Training:
+def read_config(arguments: Sequence[str]) -> TrainingConfig:
     """Parse the name of a recipe and the options that replace its values."""
     name, options = arguments[0], _split_model(arguments[1:])
     task = find_task(name)
@@ -124,7 +124,7 @@ def _recipe_summary(recipe: Callable[..., object]) -> str:
     return (recipe.__doc__ or "").replace("\n    ", "\n")
 
 
-def _show_training(config: Training) -> None:
+def _show_training(config: TrainingConfig) -> None:
     """Train with a progress display; SIGINT and SIGTERM end with a checkpoint."""
     console = Console()
     with TrainingBars(console, config) as bars:
@@ -171,7 +171,7 @@ class LoggedProgress(Progress):
 class TrainingBars(LiveDisplay):
     """Live display of a training: a line about the model, a progress bar, and a line per evaluation."""
 
-    def __init__(self, console: Console, config: Training | None = None):
+    def __init__(self, console: Console, config: TrainingConfig | None = None):
         columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
         super().__init__(LoggedProgress(TextColumn("{task.description}"), *columns, console=console))
         self.task, self.config = None, config

@@ -26,10 +26,10 @@ from ropevit.painting import (
     add_legend,
     class_color,
     classes_in,
-    fit,
     image_grid,
     paint_annotations,
     paint_classes,
+    resize_to_side,
 )
 
 #: Longer side of an image in the picture, in pixels: of images with a label, and of those with boxes or masks.
@@ -134,7 +134,7 @@ def show_classes(data: str, split: Split) -> ShownSplit:
     source = open_source(data, split)
     return ShownSplit(
         source=source,
-        draw=lambda image, _: fit(image, PLAIN_SIDE),
+        draw=lambda image, _: resize_to_side(image, PLAIN_SIDE),
         side=PLAIN_SIDE,
         groups=_labels_of(source),
         describe=lambda label: source.classes[label],

@@ -49,8 +49,8 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     scaling: Scaling | None = None
     """RoPE scaling for grids larger than the trained one; `ropevit.models.set_scaling` changes it."""
 
-    pixels: Mapping[str, Any] = MappingProxyType({})
-    """Mean, std and crop ratio of its pretrained weights, where its config does not determine them; saved with it."""
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
+    """Mean, std and crop ratio of its pretrained weights, if its config does not determine them; saved with it."""
 
     forward_features: Callable[[Tensor], Tensor]
     forward_head: Callable[[Tensor], Tensor]

@@ -34,8 +34,8 @@ class ModelConfig:
     """Config fields that a dense backbone overrides in its body."""
     later_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that older files lack; files leave them out where they have their default."""
-    is_foreign: ClassVar[bool] = False
-    """Whether it is a model of other authors, with a rotation convention of its own."""
+    is_other_family: ClassVar[bool] = False
+    """Whether it belongs to another family than the paper's models (docs/pretrained.md), with its own convention."""
     windowed: ClassVar[bool] = False
     """Whether tokens attend inside windows of `window_size` x `window_size` tokens."""
     if TYPE_CHECKING:  # declared by each architecture, in its own order, which files keep

@@ -51,13 +51,13 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
         alone = {
             name: PositionEmbedding(None, distance=name)
             for name, bias_type in biases.items()
-            if not bias_type.beside_rope
+            if not bias_type.combines_with_rope
         }
         beside = {
             f"rope_{rope}_{name}": PositionEmbedding(rope, distance=name)
             for name, bias_type in biases.items()
             for rope in ROPE_TYPES
-            if bias_type.beside_rope
+            if bias_type.combines_with_rope
         }
         return self.plain | ropes | alone | beside
 
@@ -182,9 +182,9 @@ def describe_positions(architectures: Mapping[str, PositionEmbeddings] = EMBEDDI
     plain = _join_marked({label: own.plain for label, own in architectures.items()})
     ropes = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
     suffixes = {label: [suffix for suffix in own.suffixes if suffix] for label, own in architectures.items()}
-    beside = {label: [f"_{name}" for name, row in own.items() if row.beside_rope] for label, own in biases.items()}
-    alone = {label: [name for name, row in own.items() if not row.beside_rope] for label, own in biases.items()}
-    endings = _join_marked({label: [*suffixes[label], *beside[label]] for label in architectures})
+    joined = {label: [f"_{n}" for n, row in own.items() if row.combines_with_rope] for label, own in biases.items()}
+    alone = {label: [name for name, row in own.items() if not row.combines_with_rope] for label, own in biases.items()}
+    endings = _join_marked({label: [*suffixes[label], *joined[label]] for label in architectures})
     return f"{plain}, {ropes} (each rope_ name also with an ending: {endings}), {_join_marked(alone)}"
 
 

@@ -11,18 +11,18 @@ from ropevit.rope import RopeConvention
 
 
 def preprocessing_of(config: Config, source: str = "") -> Preprocessing:
-    """Return how images become inputs of a model that is trained as those of its family in the registry.
+    """Return the preprocessing registered for the family of a config.
 
     A model that is not registered, such as one of another depth, has what all registered models of its rotation
     convention, position embedding and, where these differ, width and image size have in common.
 
     Args:
         config: Config of the model.
-        source: Hub id or file name of its weights, which may imply other preprocessing.
+        source: Hub id or file name of its weights, for those with other preprocessing than their family.
     """
     same = [(each, variant) for each, variant in _registered() if _family(each) == _family(config)]
-    told = {part: other for _, variant in same for part, other in variant.other_preprocessing.items()}
-    named = next((other for part, other in told.items() if part in PurePath(source).name), None)
+    others = {part: other for _, variant in same for part, other in variant.other_preprocessing.items()}
+    named = next((other for part, other in others.items() if part in PurePath(source).name), None)
     if named is not None:
         return named
     of_width = [row for row in same if row[0].width == config.width]

@@ -108,10 +108,10 @@ def split_model_name(name: str) -> tuple[str, str]:
     Raises:
         ValueError: If the model is unknown.
     """
-    for size, (_, variant) in VARIANTS.items():
+    for variant_name, (_, variant) in VARIANTS.items():
         for position, model in variant.names.items():
             if model == name:
-                return size, position
+                return variant_name, position
     raise _unknown_model(name)
 
 
@@ -141,7 +141,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     load_plugins()
     names = [name for name in MODELS if fnmatchcase(name, pattern)]
     if not names:
-        variants = [variant for size, (_, variant) in VARIANTS.items() if fnmatchcase(size, pattern)]
+        variants = [variant for name, (_, variant) in VARIANTS.items() if fnmatchcase(name, pattern)]
         names = [name for variant in variants for name in variant.names.values()]
     return [name for name in names if name in PUBLISHED or not pretrained]
 

@@ -63,7 +63,7 @@ class RopeConvention:
         return (self.axes, self.pairs) != ("xy", "interleaved")
 
     @property
-    def shifts_positions(self) -> bool:
+    def transforms_positions(self) -> bool:
         """Whether positions differ from the indices of the patches."""
         return self.coordinates != "index" or self.offset != 0
 

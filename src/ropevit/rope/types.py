@@ -185,7 +185,7 @@ class DistanceBiasType:
     """Name in tables and plots; beside a rotation it follows that of the rotation."""
     style: tuple[str, str]
     """Color and marker in plots; beside a rotation the color is that of the rotation."""
-    beside_rope: bool = False
+    combines_with_rope: bool = False
     """Whether it is combined with a rotation, as `rope_TYPE_NAME`, instead of being a position embedding alone."""
     axes: tuple[int, ...] = (2, 3)
     """Supported numbers of axes: 2 for images, 3 for videos."""
@@ -239,7 +239,7 @@ DISTANCE_BIAS_TYPES: dict[str, DistanceBiasType] = {
         source="this package, after ALiBi (arXiv:2108.12409)",
         label="distance decay",
         style=("#882255", "1"),
-        beside_rope=True,
+        combines_with_rope=True,
     ),
     "gaussian": DistanceBiasType(
         make=lambda spec: GaussianDecay(decay_start(spec.heads)),
@@ -247,7 +247,7 @@ DISTANCE_BIAS_TYPES: dict[str, DistanceBiasType] = {
         source="this package",
         label="Gaussian decay",
         style=("#882255", "3"),
-        beside_rope=True,
+        combines_with_rope=True,
     ),
 }
 

@@ -20,7 +20,7 @@ from ropevit.weights.loading import check_finite
 from ropevit.weights.match import grouped, match_state_dict
 from ropevit.weights.metadata import own_metadata, stored_classes, stored_metadata
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
-from ropevit.weights.pixels import pixels_of_weights
+from ropevit.weights.preprocessing import preprocessing_of_weights
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
@@ -113,7 +113,7 @@ def convert(
         classes = stored_classes(checkpoint.metadata, parsed.num_classes, parsed.source)
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
     else:
-        metadata = pixels_of_weights(config, parsed)
+        metadata = preprocessing_of_weights(config, parsed)
     theirs = _entries(state, to, config, parsed.source)
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)

@@ -12,7 +12,7 @@ from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.match import LoadReport, check_implied, match_state_dict
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
-from ropevit.weights.pixels import pixels_of_weights
+from ropevit.weights.preprocessing import preprocessing_of_weights
 from ropevit.weights.reading import Source, read_checkpoint
 
 Wanted = TypeVar("Wanted", bound=nn.Module)
@@ -80,9 +80,9 @@ def load_parsed(
     """Match a parsed checkpoint with a model, and load it."""
     check_implied(model.config, parsed)
     state, report = match_state_dict(model, parsed, replace_head, grid)
-    pixels = pixels_of_weights(model.config, parsed)
+    preprocessing = preprocessing_of_weights(model.config, parsed)
     load_all_or_nothing(model, state, parsed.source)
-    model.pixels = pixels
+    model.preprocessing = preprocessing
     return report
 
 

@@ -84,12 +84,14 @@ class ModelCard:
     def _summary(self, file: Checkpoint, config: Mapping[str, Any]) -> str:
         """Return the first paragraph: what the model is, its rotation convention and its license."""
         position = _position(config)
-        said = [f"A {self.noun} of the Python package `ropevit`, with the position embedding `{position}`."]
+        sentences = [f"A {self.noun} of the Python package `ropevit`, with the position embedding `{position}`."]
         if "rope" in position:
             convention = stored_json(file.metadata, "convention", file.source)
-            said.append(f"Rotation convention: {'; '.join(f'{key}: {value}' for key, value in convention.items())}.")
-        said.append(f"License of the weights: {self.license or 'not stated by their owner'}.")
-        return " ".join(said)
+            sentences.append(
+                f"Rotation convention: {'; '.join(f'{key}: {value}' for key, value in convention.items())}."
+            )
+        sentences.append(f"License of the weights: {self.license or 'not stated by their owner'}.")
+        return " ".join(sentences)
 
     def front_matter(self, header: Mapping[str, str], config: Mapping[str, Any]) -> ModelCardData:
         """Return what the hub reads of a card; a license, base model or task that is not known is left out."""

@@ -38,7 +38,7 @@ _PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
 _TOWERS = ("visual.trunk.", "visual.")
 
 #: Names of the other weights of CLIP models, and starts of such names.
-_BESIDE_TOWER = (
+_NON_TOWER_KEYS = (
     *("logit_scale", "logit_bias", "positional_embedding", "text_projection", "attn_mask"),
     *("input_resolution", "context_length", "vocab_size"),  # of OpenAI's TorchScript files
     *("text.", "text_decoder.", "transformer.", "token_embedding.", "ln_final.", "text_projection."),
@@ -157,7 +157,7 @@ def _image_tower(entries: Mapping[str, Any], source: str) -> tuple[dict[str, Any
 
 def _is_beside_tower(key: str) -> bool:
     """Return whether CLIP models have a weight of this name outside the image tower."""
-    return any(key.startswith(name) if name.endswith(".") else key == name for name in _BESIDE_TOWER)
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in _NON_TOWER_KEYS)
 
 
 def _common_prefix(entries: Mapping[str, Any]) -> str | None:

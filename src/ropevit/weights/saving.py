@@ -72,7 +72,7 @@ def save_model(
         raise WeightsError(f"got the class name {wrong[0]!r}; expected a string for each class")
     _check_savable(plain)
     header = own_metadata(
-        plain.config, None if classes is None else list(classes), {**plain.pixels, **(metadata or {})}
+        plain.config, None if classes is None else list(classes), {**plain.preprocessing, **(metadata or {})}
     )
     write_safetensors(path, plain.state_dict(), header)
     return path

@@ -93,17 +93,17 @@ def _parent_commit(api: HfApi, repo_id: str, private: bool, overwrite: bool) -> 
 def _explain(error: Exception, repo_id: str) -> str:
     """Return a one-line message about a failed upload, with what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    said = " ".join(str(getattr(error, "server_message", None) or error or type(error).__name__).split()).rstrip(".")
+    detail = " ".join(str(getattr(error, "server_message", None) or error or type(error).__name__).split()).rstrip(".")
     match status:
         case 401:
             return f"the hub does not accept the token for {repo_id!r}; {_NO_TOKEN}"
         case 403 | 404:
             return (
-                f"no permission to write to {repo_id!r} on the hub ({said}); take an account or organization that you "
-                "may write to, and a token with write access"
+                f"no permission to write to {repo_id!r} on the hub ({detail}); take an account or organization that "
+                "you may write to, and a token with write access"
             )
         case 409 | 412:
-            return f"{repo_id!r} on the hub was changed at the same time ({said}); look at it, then push again"
+            return f"{repo_id!r} on the hub was changed at the same time ({detail}); look at it, then push again"
         case None if not isinstance(error, ValueError):
-            return f"cannot reach the hub to upload to {repo_id!r} ({said}); check the network, and try again"
-    return f"cannot upload to {repo_id!r}: {said}"
+            return f"cannot reach the hub to upload to {repo_id!r} ({detail}); check the network, and try again"
+    return f"cannot upload to {repo_id!r}: {detail}"

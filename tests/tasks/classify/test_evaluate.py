@@ -218,13 +218,13 @@ def test_sizes_are_read_with_commas_or_spaces():
 def test_embeddings_and_biases_are_resized_for_each_size(weights):
     eval_model = open_eval_model(None, weights(small_vit(3, position="ape")))
     view = plan_views(eval_model.config, 32, (64,), "paper")[0]
-    assert eval_model.build(view.fit(eval_model.config)).pos_embed.shape == (1, 16, 32)
+    assert eval_model.build(view.config_at(eval_model.config)).pos_embed.shape == (1, 16, 32)
     small = SwinConfig(
         position="rpb", width=16, depths=(1, 1), heads=(2, 2), num_classes=3, img_size=(32, 32), window_size=4
     )
     eval_model = open_eval_model(None, weights(Swin(small)))
     view = plan_views(eval_model.config, 32, (44,), "paper")[0]
-    fitted = eval_model.build(view.fit(eval_model.config))
+    fitted = eval_model.build(view.config_at(eval_model.config))
     assert (view.window, fitted.config.window_size) == (6, 6)
     assert fitted.state_dict()["layers.0.blocks.0.attn.relative_position_bias_table"].shape[0] == 11**2
     assert fitted(torch.zeros(1, 3, 44, 44)).shape == (1, 3)
@@ -246,7 +246,9 @@ def test_logits_are_those_of_the_model_called_by_hand(pets, weights, tmp_path, m
     measure(path, pets, tmp_path / "out", sizes=(32, 48), batch_size=3)
     source = open_source(str(pets), "val")
     for size, logits in seen.items():
-        fitted = open_eval_model(None, path).build(plan_views(model.config, 32, (size,), "paper")[0].fit(model.config))
+        fitted = open_eval_model(None, path).build(
+            plan_views(model.config, 32, (size,), "paper")[0].config_at(model.config)
+        )
         good = [index for index in range(len(source)) if "broken" not in source.describe(index)]
         pixels = torch.stack([module.eval_transform(size)(source.read(index)[0]) for index in good]) / 255
         wanted = fitted((pixels - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / 0.3)[:, [1, 2, 0]]

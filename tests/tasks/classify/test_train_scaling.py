@@ -59,13 +59,13 @@ def test_a_new_rope_type_is_trained_with_scaling_and_both_are_saved(small, tmp_p
     asked = json.loads((tmp_path / "run/config.json").read_text())["model"]
     assert (asked["position"], asked["scaling"]) == (position, METHOD)
     (run,) = find_runs([tmp_path])
-    assert run.what == f"fashion {position} {METHOD}"
+    assert run.title == f"fashion {position} {METHOD}"
 
 
 def test_without_scaling_no_jitter_is_drawn(small, drawn, tmp_path):
     train(small(max_steps=1))
     assert not drawn
-    assert find_runs([tmp_path])[0].what == "fashion rope_mixed"
+    assert find_runs([tmp_path])[0].title == "fashion rope_mixed"
 
 
 def test_an_interrupted_training_with_jitter_resumes_bit_for_bit(small, tmp_path, drawn):

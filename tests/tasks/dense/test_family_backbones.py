@@ -122,7 +122,7 @@ def test_recipes_start_from_the_weights_of_timm():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": 14}, r"got window=14 \(--window\) for dinov3_vits16, which attends to class token"),
+        ({"window": 14}, r"got window=14 \(--window-size\) for dinov3_vits16, which attends to class token"),
         ({"model": "eva02_tiny_224"}, "got patch_size=14; the head needs maps of strides .* or head='linear'"),
         ({"head": "linear", "neck": "resized"}, "got head='linear' for a ViT with neck='resized'"),
         ({"head": "linear", "out_indices": (0, 3)}, r"got out_indices=\(0, 3\) for 1 levels"),

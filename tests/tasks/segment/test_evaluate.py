@@ -127,11 +127,11 @@ def test_options_override_the_inference_settings_of_the_file():
     assert choose(slide, SegmenterOptions(whole=True)) == replace(slide, window=None)
     assert choose(slide, SegmenterOptions(stride=256)) == replace(slide, stride=256)
     assert choose(whole, SegmenterOptions(window=512)) == replace(whole, window=512, stride=341)
-    with pytest.raises(ValueError, match="got stride=256 for whole images; add --window"):
+    with pytest.raises(ValueError, match="got stride=256 for whole images; add --sliding-window"):
         choose(whole, SegmenterOptions(stride=256))
     with pytest.raises(ValueError, match="expected a stride from 1 to the window"):
         choose(slide, SegmenterOptions(stride=600))
-    with pytest.raises(ValueError, match="got --whole with --window or --stride"):
+    with pytest.raises(ValueError, match="got --whole with --sliding-window or --stride"):
         SegmenterOptions(whole=True, window=512)
     for name, side in (("window", 0), ("window", -5), ("stride", 0)):
         with pytest.raises(ValueError, match=rf"got {name}={side}; expected at least 1 pixel"):

@@ -22,28 +22,28 @@ from ropevit.rope.scaling import CoordinateJitter, Scaling, parse_override, pars
 
 
 @runtime_checkable
-class RopePatch(Protocol):
-    """Interface of a way to put a scaled rotary embedding in the place of that of a library, in one module."""
+class RopeOverride(Protocol):
+    """Interface of what replaces the rotary embedding of a library by a scaled one, and restores it."""
 
     def check(self, rope: Any) -> None:
-        """Raise ValueError if other code has already put something in its place."""
+        """Raise ValueError if other code has already replaced it."""
         ...
 
     def find(self, rope: Any) -> ScaledRope | None:
-        """Return what `insert` put into a rotary embedding, if anything."""
+        """Return the embedding that `insert` installed, if any."""
         ...
 
     def insert(self, rope: Any, scaled: ScaledRope) -> None:
-        """Put a scaled rotary embedding in the place of the library's own."""
+        """Replace the embedding of the library by a scaled one."""
         ...
 
     def remove(self, rope: Any) -> None:
-        """Take it out again, if there is one."""
+        """Restore the embedding of the library, if it was replaced."""
         ...
 
 
 @dataclass(frozen=True)
-class MethodPatch:
+class MethodOverride:
     """Replaces methods of timm on the instance by those of `ScaledRope`."""
 
     names: tuple[str, ...] = ("get_embed",)
@@ -80,7 +80,7 @@ def _owner(rope: Any, name: str) -> Any:
     return getattr(vars(rope).get(name), "__self__", None)
 
 
-class HookPatch:
+class HookOverride:
     """Replaces the output of a module of transformers, in a forward hook."""
 
     def check(self, rope: Any) -> None:
@@ -122,7 +122,7 @@ class RotaryTower:
     trained_grid: Callable[[Any], tuple[int, int]]
     """Returns rows and columns of patches in training, given the model; raises ValueError if the model contradicts
     itself."""
-    patch: RopePatch
+    override: RopeOverride
     """Puts a scaled rotary embedding in the place of the library's own."""
     check_factor: Callable[[Any], None] = lambda _: None
     """Raises ValueError for a model whose attention leaves no room for an attention factor."""
@@ -170,13 +170,13 @@ _EVA = RotaryTower(
     queries="q_norm",
     num_prefix_tokens=lambda model: model.num_prefix_tokens,
     trained_grid=_timm_grid,
-    patch=MethodPatch(),
+    override=MethodOverride(),
     check_factor=_check_patch_drop,
 )
 _NAFLEX = replace(
     _EVA,
     trained_grid=_naflex_grid,
-    patch=MethodPatch(("get_embed", "get_batch_embeds")),
+    override=MethodOverride(("get_embed", "get_batch_embeds")),
     patches="embeds",
 )
 _DINOV3 = RotaryTower(
@@ -186,7 +186,7 @@ _DINOV3 = RotaryTower(
     queries="q_proj",
     num_prefix_tokens=lambda model: 1 + model.config.num_register_tokens,
     trained_grid=lambda model: (model.rope_embeddings.num_patches_h, model.rope_embeddings.num_patches_w),
-    patch=HookPatch(),
+    override=HookOverride(),
 )
 _DINOV3_MODULE = "transformers.models.dinov3_vit.modeling_dinov3_vit"
 
@@ -229,17 +229,17 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
     towers = list(_find_towers(model))
     ours = any(isinstance(part, BaseModel) for part in model.modules())
     if not towers and not ours:
-        raise ValueError(f"got {type(model).__name__}{_why_not(model)}; set_scaling supports {_SUPPORTED}")
+        raise ValueError(f"got {type(model).__name__}{_unsupported_reason(model)}; set_scaling supports {_SUPPORTED}")
     if towers:
         refuse_wrapped(model, "set_scaling")
     found = [_scaled_rope(part, tower, scaling, trained_grid) for part, tower in towers]
     if ours:
         models.set_scaling(model, scaling, trained_grid)
     for (part, tower), scaled in zip(towers, found, strict=True):
-        _put(part, tower, scaled)
+        _install(part, tower, scaled)
 
 
-def _why_not(model: nn.Module) -> str:
+def _unsupported_reason(model: nn.Module) -> str:
     """Return the reason for which a rotary model of other libraries has no scaling; empty for other models."""
     if any(isinstance(part, RetrofitRope) for part in model.modules()):
         return " with the rotation of add_rope, which scaling methods do not change"
@@ -267,7 +267,7 @@ def _scaled_rope(
         raise ValueError(f"got {type(model).__name__} without RoPE; there is nothing to scale")
     if scaling is None:
         return None
-    tower.patch.check(rope)
+    tower.override.check(rope)
     try:
         rotation = read_rotation(rope, class_names(rope)[0])
         methods = parse_scaling(scaling, _trained_grid(model, tower, trained_grid))
@@ -289,7 +289,7 @@ def _trained_grid(model: Any, tower: RotaryTower, given: tuple[int, int] | None)
     """Return the given grid, or that of the scaling which the model has, or that of the model."""
     if given is not None:
         return as_pair(given, "trained_grid")
-    before = tower.patch.find(getattr(model, tower.rope))
+    before = tower.override.find(getattr(model, tower.rope))
     return tower.trained_grid(model) if before is None else before.scaling.trained_grid
 
 
@@ -298,14 +298,14 @@ def _has_factor(scaling: Scaling) -> bool:
     return scaling(grid_positions(2, 2), torch.ones(2, 1)).attention_factor is not None
 
 
-def _put(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
-    """Put a scaled rotary embedding into a vision transformer, or take the one in it out."""
+def _install(model: Any, tower: RotaryTower, scaled: ScaledRope | None) -> None:
+    """Install a scaled rotary embedding in a vision transformer, or restore the original one."""
     rope, blocks = getattr(model, tower.rope), model.get_submodule(tower.blocks)
-    tower.patch.remove(rope)
+    tower.override.remove(rope)
     remove_hooks(model)
     if scaled is None:
         return
-    tower.patch.insert(rope, scaled)
+    tower.override.insert(rope, scaled)
     blocks[0].register_forward_pre_hook(RefuseReplica("set_scaling"))
     if _has_factor(scaled.scaling):
         for block in blocks:

@@ -162,7 +162,7 @@ class ViTConfig(ModelConfig):
         return int(self.class_token) + self.num_registers
 
     @property
-    def is_foreign(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_other_family(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether it is a model of other authors, with a rotation convention of its own."""
         return self.rope_convention != ViTConfig.rope_convention
 

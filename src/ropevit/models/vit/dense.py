@@ -81,7 +81,7 @@ class DenseViTConfig:
         if self.final_norm and (self.body.pooled_norm or not self.body.final_norm):
             why = "whose norm follows the pooling" if self.body.pooled_norm else "that has no final norm"
             raise ValueError(f"got final_norm=True for a body {why}; leave it out")
-        if self.body.is_foreign and self.prefix_tokens is False:
+        if self.body.is_other_family and self.prefix_tokens is False:
             raise ValueError(
                 f"got prefix_tokens=False for a body with {self.body.rope_convention}, whose patches were trained "
                 "beside them; leave it out"
@@ -99,13 +99,13 @@ class DenseViTConfig:
     @property
     def keeps_prefix(self) -> bool:
         """Whether the body keeps class token and registers."""
-        return self.body.is_foreign if self.prefix_tokens is None else self.prefix_tokens
+        return self.body.is_other_family if self.prefix_tokens is None else self.prefix_tokens
 
     @property
     def normalizes(self) -> bool:
         """Whether the tokens pass the final norm of the classifier."""
         after_blocks = self.body.final_norm and not self.body.pooled_norm
-        return self.body.is_foreign and after_blocks if self.final_norm is None else self.final_norm
+        return self.body.is_other_family and after_blocks if self.final_norm is None else self.final_norm
 
     def check_out_indices(self) -> None:
         """Raise ValueError unless the output blocks match the pyramid's levels and end with the last block."""
@@ -171,7 +171,8 @@ class DenseViT(Backbone[ViT]):
         body = ViT(_headless(config))
         super().__init__(body)
         self.config = config
-        self.global_indices, self.own_grids = config.global_indices, config.body.is_foreign  # dynamo cannot trace these
+        # dynamo cannot trace these properties
+        self.global_indices, self.own_grids = config.global_indices, config.body.is_other_family
         if not config.normalizes:
             body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         if config.relative_bias:

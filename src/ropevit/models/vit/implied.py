@@ -38,7 +38,7 @@ IMPLIED: dict[str, dict[str, dict[str, Any]]] = {
 #: Family of several kinds of models -> the config field that distinguishes them, inferred from names of weights, and
 #: for each of its values the further fields that files imply: EVA-02 and its CLIP towers; Perception Encoder lang and
 #: spatial, and core.
-_OF_KIND: dict[str, tuple[str, dict[bool, dict[str, Any]]]] = {
+_SUBFAMILIES: dict[str, tuple[str, dict[bool, dict[str, Any]]]] = {
     "eva02": ("attn_norm", {False: _POOLED, True: {"pooling": "token", "pooled_norm": False}}),
     "pe": ("final_norm", {False: {"pooling": "avg"}, True: {"pooling": "map"}}),
 }
@@ -98,8 +98,8 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
             f"has {config.rope_convention}, which the {layout} layout cannot store; keep the ropevit layout"
         )
     sizes: dict[str, Any] = {}
-    if family in _OF_KIND:
-        field, kinds = _OF_KIND[family]
+    if family in _SUBFAMILIES:
+        field, kinds = _SUBFAMILIES[family]
         sizes |= kinds[getattr(config, field)]
     if family == "rope_vit":
         sizes["rope_convention"] = RopeConvention()

@@ -137,7 +137,7 @@ class ViT(BaseModel[ViTConfig]):
             grids: Columns and rows of its image; None takes those of the last patch, of a whole grid.
         """
         convention = self.config.rope_convention
-        if not convention.shifts_positions:
+        if not convention.transforms_positions:
             return positions
         grids = positions.amax(0) + 1 if grids is None else grids
         if self.scaling is not None:  # instead of the convention's own interpolation
@@ -153,7 +153,7 @@ class ViT(BaseModel[ViTConfig]):
             positions: Column and row of each patch of the batch.
             pixel_mask: Mask of image patches, as in `embed`.
         """
-        if not self.config.rope_convention.shifts_positions:
+        if not self.config.rope_convention.transforms_positions:
             return positions
         images = pixel_mask.shape[0]  # in a traced program with a free batch no int, and `len` would fix it
         positions = positions.expand(images, -1, -1)
@@ -165,7 +165,7 @@ class ViT(BaseModel[ViTConfig]):
         if self.rope is None:
             return None
         frequencies, config = self.rope.frequencies(device)[:ndim], self.config
-        if self.scaling is None or not config.rope_convention.shifts_positions:
+        if self.scaling is None or not config.rope_convention.transforms_positions:
             return frequencies
         step = config.rope_convention.step(config.trained_grid or config.attention_grid).to(frequencies)
         return frequencies * step.reshape(-1, *[1] * (frequencies.ndim - 1))
@@ -305,7 +305,7 @@ class ViT(BaseModel[ViTConfig]):
 
     def packed_rotary_positions(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
         """Return the positions to rotate by of a packed batch; those of prefix tokens stay at the origin."""
-        if not self.config.rope_convention.shifts_positions:
+        if not self.config.rope_convention.transforms_positions:
             return packed.positions
         positions = self.rotary_positions(packed.positions, packed.grids)
         return positions.masked_fill((packed.prefix >= 0).unsqueeze(-1), 0)

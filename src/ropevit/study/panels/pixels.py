@@ -70,12 +70,12 @@ def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
     return (hit[union > 0] / union[union > 0]).mean().item()
 
 
-def downsample_items(images: Tensor, law: CanvasSettings) -> Tensor:
+def downsample_items(images: Tensor, settings: CanvasSettings) -> Tensor:
     """Downsample items to the largest size at which they are pasted, so that pasting does not alias.
 
     Items with an alpha channel are premultiplied by it.
     """
-    near = round(law.item_size * law.jitter)
+    near = round(settings.item_size * settings.jitter)
     images = premultiply(images) if images.shape[1] == 4 else images
     if images.shape[-1] <= near:
         return images

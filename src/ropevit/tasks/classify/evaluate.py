@@ -20,7 +20,7 @@ from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for, with_scaling
 from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
-from ropevit.tasks.classify.mistakes import Prediction, PredictionLog, mistake_files
+from ropevit.tasks.classify.mistakes import LoggedPrediction, PredictionLog, mistake_files
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.evaluation.config import EvalConfig
@@ -254,7 +254,7 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMod
 
     def build(mode: InferenceMode, view: View) -> Model:
         seen = view if mode == "whole" else inputs.training_view
-        config = seen.fit(eval_model.config)
+        config = seen.config_at(eval_model.config)
         if config not in built:
             built.clear()  # one at a time
             built[config] = eval_model.build(config).to(inputs.context.device)
@@ -299,7 +299,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
     )
 
 
-def _draw_mistakes(predictions: Sequence[Prediction], view: View, inputs: EvalInputs) -> dict[str, bytes]:
+def _draw_mistakes(predictions: Sequence[LoggedPrediction], view: View, inputs: EvalInputs) -> dict[str, bytes]:
     """Return the files about the mistakes at a size; none without predictions."""
     if not predictions:
         return {}

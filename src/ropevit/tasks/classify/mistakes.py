@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ropevit.data.loading import Batch
 from ropevit.data.sources import ImageSource
-from ropevit.painting import Tile, fit, image_grid, png_bytes
+from ropevit.painting import Tile, image_grid, png_bytes, resize_to_side
 from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.evaluation.confusion import confusion_files
 from ropevit.tasks.evaluation.results import to_csv
@@ -21,7 +21,7 @@ WORST_TABLE, WORST_PICTURE = "worst.csv", "worst.png"
 IN_TABLE, IN_PICTURE, COLUMNS, SIDE = 100, 16, 4, 224
 
 
-class Prediction(NamedTuple):
+class LoggedPrediction(NamedTuple):
     """The prediction of an image."""
 
     image: int
@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
 class PredictionLog:
     """Collects the predictions of this process."""
 
-    predictions: list[Prediction] = field(default_factory=list)
+    predictions: list[LoggedPrediction] = field(default_factory=list)
 
     def add(self, batch: Batch, logits: Tensor) -> None:
         """Add the predictions of a batch, from its logits (b, K) on the CPU."""
@@ -48,16 +48,16 @@ class PredictionLog:
         best, predicted = logs.max(-1)
         losses = -logs.gather(1, batch.labels[:, None])[:, 0]
         columns = batch.indices, batch.labels.tolist(), predicted.tolist(), best.exp().tolist(), losses.tolist()
-        self.predictions.extend(map(Prediction, *columns))
+        self.predictions.extend(map(LoggedPrediction, *columns))
 
-    def gather(self, communicator: Communicator) -> list[Prediction]:
+    def gather(self, communicator: Communicator) -> list[LoggedPrediction]:
         """Return the predictions of all processes, the highest loss first."""
         found = [each for part in communicator.all_gather(self.predictions) for each in part]
         return sorted(found, key=lambda each: (-each.loss, each.image))
 
 
 def mistake_files(
-    predictions: Sequence[Prediction],
+    predictions: Sequence[LoggedPrediction],
     source: ImageSource,
     names: Sequence[str],
     title: str,
@@ -82,7 +82,7 @@ def mistake_files(
     }
 
 
-def _table(worst: Sequence[Prediction], source: ImageSource) -> str:
+def _table(worst: Sequence[LoggedPrediction], source: ImageSource) -> str:
     """Return the images of the highest loss as CSV."""
     lines = []
     for each in worst:
@@ -92,10 +92,10 @@ def _table(worst: Sequence[Prediction], source: ImageSource) -> str:
 
 
 def _tile(
-    each: Prediction, source: ImageSource, names: Sequence[str], transform: Callable[[Image.Image], Tensor]
+    each: LoggedPrediction, source: ImageSource, names: Sequence[str], transform: Callable[[Image.Image], Tensor]
 ) -> Tile:
     """Draw an image as the model is given it, with its true and its predicted class."""
     pixels = transform(source.read(each.image)[0]).permute(1, 2, 0).numpy()
     lines = f"true: {names[each.label]}", f"predicted: {names[each.predicted]} {each.probability:.2f}"
     name = Path(source.describe(each.image)).name
-    return Tile(fit(Image.fromarray(pixels), SIDE), "\n".join([*lines, f"{name}, loss {each.loss:.2f}"]))
+    return Tile(resize_to_side(Image.fromarray(pixels), SIDE), "\n".join([*lines, f"{name}, loss {each.loss:.2f}"]))

@@ -29,7 +29,7 @@ class View:
         """Shorter side in pixels to which images are resized before the center crop."""
         return int(self.size / self.crop)
 
-    def fit(self, config: Config) -> Config:
+    def config_at(self, config: Config) -> Config:
         """Return the config of the model at this size, which its absolute embedding and bias tables are resized to."""
         fields: dict = {"img_size": (self.size, self.size)} if config.absolute else {}
         if self.window is not None:

@@ -74,7 +74,7 @@ class ChainStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class ReproductionTarget:
     """A row of the paper's tables."""
 
     name: str
@@ -105,7 +105,7 @@ class Target:
         return devices * seconds / 3600
 
 
-def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) -> list[Target]:
+def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) -> list[ReproductionTarget]:
     """List the rows of a table.
 
     Args:
@@ -127,7 +127,7 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
     ]
 
 
-def make_target(model: str, position: str, data: str, root: Path) -> Target:
+def make_target(model: str, position: str, data: str, root: Path) -> ReproductionTarget:
     """Return a row with its trainings, each after the first initialized from the one before."""
     stages: list[ChainStage] = []
     for recipe in _CHAINS[model]:
@@ -139,10 +139,10 @@ def make_target(model: str, position: str, data: str, root: Path) -> Target:
     last = stages[-1].config
     measured = "--checkpoint", str(last.run.folder), "--weights", "last", "--data", data
     out = "--out", str(root / "eval" / f"{model}-{position}")
-    return Target(name=last.model.name, stages=tuple(stages), evaluation=("eval", *measured, *out))
+    return ReproductionTarget(name=last.model.name, stages=tuple(stages), evaluation=("eval", *measured, *out))
 
 
-def parse_throughput(given: Sequence[str], targets: Sequence[Target]) -> dict[str, Speed]:
+def parse_throughput(given: Sequence[str], targets: Sequence[ReproductionTarget]) -> dict[str, Speed]:
     """Parse images per second by recipe; a number without a recipe is for the only one that is listed.
 
     Args:
@@ -205,7 +205,7 @@ class MatchedRun:
 
 
 def match_runs(
-    targets: Sequence[Target], runs: Sequence[RunSummary]
+    targets: Sequence[ReproductionTarget], runs: Sequence[RunSummary]
 ) -> tuple[Mapping[str, list[MatchedRun]], list[str]]:
     """Assign runs to rows, by recipe and position embedding.
 

@@ -20,10 +20,10 @@ from ropevit.data.sources import ImageSource, open_source
 from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.painting import Tile, fit
+from ropevit.painting import Tile, resize_to_side
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.freezing import freeze_all_but_head
-from ropevit.tasks.classify.pixels import pixels_of
+from ropevit.tasks.classify.mean_std import training_mean_std
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.registry import TASKS
@@ -131,7 +131,7 @@ class Classification:
         self.built: Config = config.model.build(len(self.classes))  # initial weights may set its reference grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.statistics = pixels_of(config.model)
+        self.statistics = training_mean_std(config.model)
         self.mean, self.std = mean_and_std(accelerator.device, **self.statistics)
         self.erase = _make_erasing(config, accelerator.device)
         self.mix = make_mixing(config, len(train.classes))
@@ -165,7 +165,7 @@ class Classification:
         for image, target in zip(pixels.permute(0, 2, 3, 1).numpy(), targets[:most].tolist(), strict=False):
             side = tile_side(image.shape[0])
             lines = describe_target(target, self.classes, smoothing)
-            tiles.append(Tile(fit(Image.fromarray(image), side), "\n".join(lines)))
+            tiles.append(Tile(resize_to_side(Image.fromarray(image), side), "\n".join(lines)))
         return DrawnBatch(tiles)
 
     def resize(self, images: Tensor, step: int) -> Tensor:

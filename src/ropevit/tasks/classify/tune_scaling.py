@@ -94,7 +94,7 @@ class CorrectPredictions:
         if view.size not in self.built:
             self.built.clear()
             eval_model = self.inputs.eval_model
-            self.built[view.size] = eval_model.build(view.fit(eval_model.config)).to(self.inputs.context.device)
+            self.built[view.size] = eval_model.build(view.config_at(eval_model.config)).to(self.inputs.context.device)
         return self.built[view.size]
 
 
@@ -144,7 +144,10 @@ def _plan(inputs: EvalInputs, sizes: tuple[int, ...], options: ClassifierOptions
                 f"got size {view.size} for a model trained at {eval_model.trained_at} px; RoPE scaling is for larger "
                 f"sizes, such as {2 * eval_model.trained_at}"
             )
-        if view.window is not None and view.fit(eval_model.config).attention_grid == eval_model.config.trained_grid:
+        if (
+            view.window is not None
+            and view.config_at(eval_model.config).attention_grid == eval_model.config.trained_grid
+        ):
             raise ValueError(
                 f"got size {view.size}, at which windows are as large as in training, so that RoPE scaling changes "
                 "nothing; give --protocol paper, or a larger size"

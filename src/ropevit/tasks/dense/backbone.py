@@ -14,6 +14,9 @@ from ropevit.weights.fields import from_json
 #: Value of `init` that stands for the published weights of the backbone's classifier.
 PRETRAINED = "published"
 
+#: Type of the option for the side of attention windows, with its name in timm and on the command line.
+AttentionWindow = Annotated[int | None, tyro.conf.arg(name="window-size")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
@@ -35,7 +38,7 @@ class BackboneOptions:
     """Number of attention heads."""
     patch_size: int | None = None
     """Side of a patch in pixels."""
-    window: int | None = None
+    window: AttentionWindow = None
     """Side of an attention window in tokens."""
     init: Annotated[str | None, tyro.conf.arg(name="init-from")] = PRETRAINED
     """Weights to start from: of a classifier for the backbone, or of a whole model of the same task, as a file or a hub
@@ -79,10 +82,10 @@ class BackboneOptions:
         names = ("width", "depth", "heads", "patch_size")
         changes = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = variant_config(self.model, self.position)
-        if config.is_foreign and self.window is not None:
+        if config.is_other_family and self.window is not None:
             raise ValueError(
-                f"got window={self.window} (--window) for {self.model}, which attends to class token and registers, in "
-                "no windows: leave it out"
+                f"got window={self.window} (--window-size) for {self.model}, which attends to class token and "
+                "registers, in no windows: leave it out"
             )
         if config.windowed and self.window is not None:
             changes["window_size"] = self.window

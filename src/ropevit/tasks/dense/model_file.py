@@ -21,7 +21,7 @@ ConfigT = TypeVar("ConfigT", bound=BackboneOptions)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 #: Type of mean and std of the pixels: one number for all channels, or one per channel.
-PIXELS = float | tuple[float, ...]
+ChannelValues = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)

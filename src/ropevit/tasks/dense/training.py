@@ -5,7 +5,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ropevit.data.loading import Readable, describe_skipped
-from ropevit.tasks.classify.pixels import initial_pixels
+from ropevit.tasks.classify.mean_std import initial_mean_std
 from ropevit.tasks.distributed import Communicator
 from ropevit.tasks.training.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.training.run_training import mean_and_std, train_order
@@ -35,8 +35,8 @@ class DenseTask:
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.pixels = initial_pixels(config.model.body_config(), config.model.init_source() or "")
-        self.mean, self.std = mean_and_std(accelerator.device, **self.pixels)
+        self.mean_std = initial_mean_std(config.model.body_config(), config.model.init_source() or "")
+        self.mean, self.std = mean_and_std(accelerator.device, **self.mean_std)
 
     def note_skipped(self, source: Readable, unreadable: Sequence[int]) -> None:
         """Record images that could not be read."""
@@ -62,7 +62,7 @@ class DenseTask:
 
     def metadata(self, facts: Any) -> dict[str, Any]:
         """Return the metadata of a saved model that both tasks share."""
-        return {**facts, "recipe": self.config.recipe, **self.pixels}
+        return {**facts, "recipe": self.config.recipe, **self.mean_std}
 
 
 def make_notify(report: Report, accelerator: "Accelerator") -> Callable[[str], None]:

@@ -16,7 +16,7 @@ from ropevit.models.swin.variants import SIZES as SWIN_SIZES
 from ropevit.models.vit.variants import SIZES as VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron2 import from_detectron2, to_detectron2, unsupported_features
-from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
+from ropevit.tasks.detect.detrex import check_compatible, from_detrex, to_detrex
 from ropevit.tasks.detect.model import DETECTOR, Detector, DetectorConfig
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
@@ -108,7 +108,7 @@ def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Co
     with torch.device("meta"):
         like = Detector(config, classes)
     ours = from_detrex(dino)
-    check_fit(like.dino, ours)
+    check_compatible(like.dino, ours)
     dino = to_detrex(ours)  # writes both names of tied weights, even if the file has only one
     weights, left = from_detectron2(like.backbone, own)
     names, ids, note = class_names(classes)

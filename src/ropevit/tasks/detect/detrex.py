@@ -121,11 +121,11 @@ def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
         WeightsError: If an entry is missing, unknown or of another shape; the model is then unchanged.
     """
     ours = from_detrex(state)
-    check_fit(model, ours)
+    check_compatible(model, ours)
     model.load_state_dict(ours)
 
 
-def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
+def check_compatible(model: Dino, ours: Mapping[str, Tensor]) -> None:
     """Check that weights fit a detector.
 
     Args:

@@ -13,9 +13,9 @@ from ropevit.device import to_device
 from ropevit.models.architectures import build_backbone, dense_config
 from ropevit.models.dense import PyramidConfig
 from ropevit.models.vit.dense import pad_to
-from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
+from ropevit.tasks.dense.backbone import PRETRAINED, AttentionWindow, BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
-from ropevit.tasks.dense.model_file import PIXELS, ModelFormat
+from ropevit.tasks.dense.model_file import ChannelValues, ModelFormat
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detrex import from_detrex, to_detrex
@@ -46,7 +46,7 @@ class DetectorConfig(BackboneOptions):
 
     stored_names: ClassVar = {"out_indices": "stages"}
 
-    window: int | None = None
+    window: AttentionWindow = None
     """Side of an attention window in tokens; None takes 14 for a ViT, and a Swin's own."""
     out_indices: tuple[int, ...] | None = None
     """Stages of a Swin whose outputs are feature maps; they include the last one. None takes 1, 2 and 3 (strides 8, 16,
@@ -95,7 +95,7 @@ class DetectorConfig(BackboneOptions):
             window=_VIT_WINDOW if self.window is None else self.window,
             pyramid=pyramid,
             relative_bias=self.relative_bias,
-            **({"mask_padding": True} if body.is_foreign else {}),
+            **({"mask_padding": True} if body.is_other_family else {}),
         )
 
 
@@ -186,8 +186,8 @@ DETECTOR = ModelFormat(
     parts=("the backbone and DINO", "the class heads and the label embedding"),
     metadata={
         "category_ids": tuple[Integral, ...],
-        "mean": PIXELS,
-        "std": PIXELS,
+        "mean": ChannelValues,
+        "std": ChannelValues,
         "test_side": int,
         "longest": int,
         "top": int,

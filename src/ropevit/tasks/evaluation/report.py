@@ -97,12 +97,12 @@ def conclusions(rows: Sequence[SizeResult], summary: EvalSummary) -> list[str]:
     found = [f"{metric} at {nearest.size} px ({at}): {nearest.scores[metric]:.1f} %, on {nearest.images:,} images."]
     if len(known) > 1:
         (high, best), (low, worst) = (pick(known, key=lambda pair: pair[0]) for pick in (max, min))
-        found.append(f"Highest: {high:.1f} % {_place(best)}. Lowest: {low:.1f} % {_place(worst)}.")
+        found.append(f"Highest: {high:.1f} % {_describe_row(best)}. Lowest: {low:.1f} % {_describe_row(worst)}.")
     skipped = max(row.skipped for row in rows)
     return [*found, *([f"{skipped:,} images could not be read."] if skipped else [])]
 
 
-def _place(row: SizeResult) -> str:
+def _describe_row(row: SizeResult) -> str:
     """Describe the size and the inference mode of a row."""
     mode = mode_of(row)
     return f"at {row.size} px" + (f" ({mode})" if mode not in (None, "whole") else "")

@@ -91,7 +91,7 @@ class ProbeConfig:
             raise ValueError(f"got max_patches={self.max_patches}; expected 1 or more, better thousands")
         self.eval_config()
 
-    def check_kind(self, masks: bool) -> None:
+    def check_options(self, masks: bool) -> None:
         """Refuse options that the data do not take.
 
         Args:

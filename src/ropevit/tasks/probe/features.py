@@ -74,7 +74,8 @@ class Extractor:
         """Return a function from uint8 images (b, 3, S, S) to features (b, C)."""
         plan = self.plan
         model = self.model(
-            condition, (condition if condition.mode == "whole" else plan.reference).view.fit(plan.eval_model.config)
+            condition,
+            (condition if condition.mode == "whole" else plan.reference).view.config_at(plan.eval_model.config),
         )
         normalize = normalizer(plan.eval_model, plan.context.device)
 

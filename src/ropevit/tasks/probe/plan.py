@@ -114,7 +114,7 @@ def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
     eval_model = _open_model(config)
     train, test = open_splits(config)
     kind = patch_kind(len(test.classes)) if holds_masks(config.data) else IMAGE
-    config.check_kind(masks=kind is not IMAGE)
+    config.check_options(masks=kind is not IMAGE)
     scalings, notes = _resolve_scalings(eval_model, config, test.name)
     if eval_model.config.rope is not None:
         eval_model = with_scaling(eval_model, eval_model.config.scaling)  # for the grid of its training

@@ -27,7 +27,7 @@ class RunSummary:
         return self.folder.name
 
     @property
-    def what(self) -> str:
+    def title(self) -> str:
         """Recipe, position embedding, and RoPE scaling methods if there are any."""
         model = self.settings.get("model") or {}
         words = self.settings.get("recipe") or "?", model.get("position"), model.get("scaling")

@@ -77,12 +77,12 @@ class Evaluation:
         table = to_table(("size", *self.rows[0].scores, "images"), rows)
         drawn = f"![{config.get('metric')} over image size]({curve})" if curve else ""
         trained_at = self.settings["model"]["trained_at"]
-        said = f"`ropevit eval` on {self.data} ({how}); trained at {trained_at} px."
-        return "\n\n".join(filter(None, (said, table, drawn)))
+        sentence = f"`ropevit eval` on {self.data} ({how}); trained at {trained_at} px."
+        return "\n\n".join(filter(None, (sentence, table, drawn)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingSection:
     """What a card says of a training; nothing for weights that are in no directory of one."""
 
     section: str = ""
@@ -133,7 +133,7 @@ def pack(
     run = path.parent if path.name in RUN_FILES.values() and (path.parent / FILE).exists() else None
     found, notes = _evaluations(run, evals, task, hash_weights(_evaluated_weights(path, file, task)))
     files, described = _evaluation_files(found)
-    training = Training() if run is None else _describe_training(run, path, file, task)
+    training = TrainingSection() if run is None else _describe_training(run, path, file, task)
     card = ModelCard(
         name=repo_id.split("/")[-1],
         license=license,
@@ -213,8 +213,10 @@ def _evaluations(
         if same and (rows := read_rows(folder, task.get("result"))):
             found.append(Evaluation(folder=folder, settings=settings, rows=rows))
         elif given:
-            said = "holds no size yet" if same else "is an evaluation of other weights"
-            raise ValueError(f"{folder} {said}; leave it out of --evals, or evaluate these weights: see `ropevit eval`")
+            problem = "holds no size yet" if same else "is an evaluation of other weights"
+            raise ValueError(
+                f"{folder} {problem}; leave it out of --evals, or evaluate these weights: see `ropevit eval`"
+            )
         else:
             notes.append(f"left out {folder}, an evaluation of other weights, or without a size")
     if not found:
@@ -247,7 +249,7 @@ def _setting(row: SizeResult) -> str:
     return f"{row.size} px" + ("" if mode_of(row) in (None, "whole") else f", {mode_of(row)}")
 
 
-def _describe_training(run: Path, path: Path, file: Checkpoint, task: TaskSpec) -> Training:
+def _describe_training(run: Path, path: Path, file: Checkpoint, task: TaskSpec) -> TrainingSection:
     """Describe a training from its directory.
 
     Args:
@@ -262,17 +264,17 @@ def _describe_training(run: Path, path: Path, file: Checkpoint, task: TaskSpec) 
     counts = ", ".join(f"{(images.get(split) or {}).get('images', '?')} {split}" for split in ("train", "val"))
     epochs = [line["epoch"] for line in read_metrics(run) if "epoch" in line]
     length = f", trained for {epochs[-1]:.4g} epochs" if epochs else ""
-    said = f"Recipe `{settings.get('recipe')}` of `ropevit train` on {data} (images: {counts}){length}. "
-    said += f"These are the {which} weights, of step {metadata.get('step')}."
+    sentence = f"Recipe `{settings.get('recipe')}` of `ropevit train` on {data} (images: {counts}){length}. "
+    sentence += f"These are the {which} weights, of step {metadata.get('step')}."
     score = (metadata.get("scores") or {}).get(f"ema_{task.metric.name}" if which == "ema" else task.metric.name)
     scores: tuple[CardScore, ...] = ()
     if isinstance(score, int | float):
         chosen = ", on which they were selected" if which == "best" else ""
-        said += f" {task.metric.label} on the validation images{chosen}: {score:.2f}."
+        sentence += f" {task.metric.label} on the validation images{chosen}: {score:.2f}."
         scores = (CardScore(data=data, metric=task.metric.label, value=score, setting=f"in training{chosen}"),)
     rows = {key: _without_folder(value) for key, value in comparable(settings).items() if key not in _SAID}
-    return Training(
-        section=f"{said}\n\n{to_table(('option', 'value'), [row for row in rows.items() if row[1] is not None])}",
+    return TrainingSection(
+        section=f"{sentence}\n\n{to_table(('option', 'value'), [row for row in rows.items() if row[1] is not None])}",
         scores=scores,
         base_model=_base_model(settings),
     )

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import tyro
 from jaxtyping import Float
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class ScalingAdvice(NamedTuple):
 
 
 #: The advice of `ropevit eval`.
-EVAL_ADVICE = ScalingAdvice("leave out --scaling", "give --whole or a larger --window")
+EVAL_ADVICE = ScalingAdvice("leave out --scaling", "give --whole or a larger --sliding-window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,11 @@ class SegmenterOptions:
 
     whole: bool = False
     """Predict on whole images, even if the model's file says sliding windows."""
-    window: int | None = None
+    window: Annotated[int | None, tyro.conf.arg(name="sliding-window")] = None
     """Side in pixels of the sliding window, instead of the one in the model's file."""
     stride: int | None = None
-    """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of --window."""
+    """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of the
+    window."""
     flip: bool = False
     """Test-time augmentation: average with the horizontally flipped image."""
     ratios: Annotated[tuple[float, ...], RATIOS] = ()
@@ -92,7 +94,7 @@ class SegmenterOptions:
 
     def __post_init__(self):
         if self.whole and (self.window is not None or self.stride is not None):
-            raise ValueError("got --whole with --window or --stride; whole images have no windows: leave one out")
+            raise ValueError("got --whole with --sliding-window or --stride; whole images have none: leave one out")
         for name in ("window", "stride"):
             if (side := getattr(self, name)) is not None and side < 1:
                 raise ValueError(f"got {name}={side}; expected at least 1 pixel")
@@ -278,7 +280,7 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
     if options.whole:
         window = None
     elif options.stride is not None and window is None:
-        raise ValueError(f"got stride={options.stride} for whole images; add --window, or leave out --stride")
+        raise ValueError(f"got stride={options.stride} for whole images; add --sliding-window, or leave out --stride")
     elif options.window is not None and options.stride is None:
         stride = max(1, round(options.window * 2 / 3))  # 341 of 512, as published
     return replace(stored, window=window, stride=stride, flip=stored.flip or options.flip)

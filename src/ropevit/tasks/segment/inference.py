@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ class InferenceConfig:
         ValueError: If a field is out of range.
     """
 
-    window: int | None = None
+    window: Annotated[int | None, tyro.conf.arg(name="sliding-window")] = None
     """Side of the sliding window in pixels; None predicts on whole images."""
     stride: int = 341
     """Stride of the sliding window in pixels."""

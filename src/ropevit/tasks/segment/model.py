@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture, dense_config
-from ropevit.tasks.dense.backbone import BackboneOptions
+from ropevit.tasks.dense.backbone import AttentionWindow, BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
-from ropevit.tasks.dense.model_file import PIXELS, ModelFormat
+from ropevit.tasks.dense.model_file import ChannelValues, ModelFormat
 from ropevit.tasks.segment.base import STRIDES, SegmentationModel
 from ropevit.tasks.segment.config import LinearConfig, Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.inference import InferenceConfig
@@ -44,7 +44,7 @@ class SegmenterConfig(BackboneOptions):
 
     stored_names: ClassVar = {"out_indices": "taps"}
 
-    window: int | None = None
+    window: AttentionWindow = None
     """Side of an attention window in tokens; None lets all blocks of a ViT attend globally, and takes a Swin's own."""
     head: Literal["upernet", "mask2former", "linear"] = "upernet"
     """Segmentation head; linear is batch norm and a 1x1 convolution on the tokens of a ViT. The options of other heads
@@ -170,8 +170,8 @@ SEGMENTER = ModelFormat(
     class_prefixes=("head.classifier.", "auxiliary_head.classifier.", "classifier."),
     parts=("the backbone and the head", "the classification layers"),
     metadata={
-        "mean": PIXELS,
-        "std": PIXELS,
+        "mean": ChannelValues,
+        "std": ChannelValues,
         "test_short": int,
         "test_long": int,
         "inference": InferenceConfig,

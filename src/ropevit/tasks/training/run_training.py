@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Training(Protocol):
+class TrainingConfig(Protocol):
     """Interface of a training configuration."""
 
     @property
@@ -67,7 +67,7 @@ class Training(Protocol):
         ...
 
 
-TrainingT = TypeVar("TrainingT", bound=Training)
+TrainingT = TypeVar("TrainingT", bound=TrainingConfig)
 
 #: Folder of the output directories of trainings that name none.
 RUNS = Path("runs")
@@ -78,7 +78,7 @@ OLDER_OUT = RUNS / "train"
 Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
 
 
-def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str, float]:
+def run_training(config: TrainingConfig, prepare: Prepare, report: Report) -> dict[str, float]:
     """Train, or resume a training.
 
     Args:
@@ -147,7 +147,7 @@ def _describe_start(state: TrainState, job: TrainJob) -> TrainStarted:
     )
 
 
-def folder_of(config: Training) -> Path:
+def folder_of(config: TrainingConfig) -> Path:
     """Return the output directory of a training: where none is given, the next free one of the recipe.
 
     On resuming it is the last one of the recipe; if there is none, that of older versions, if it is of this recipe.
@@ -191,7 +191,7 @@ def mean_and_std(
     return first, second
 
 
-def record(config: Training, task: Task) -> Extension | None:
+def record(config: TrainingConfig, task: Task) -> Extension | None:
     """Write the config and the identity of the images; on resuming, compare them with the stored ones.
 
     Returns:

@@ -20,7 +20,7 @@ from ropevit.models.registry import MODELS
 from ropevit.tasks.classify.config import ClassifierConfig
 from ropevit.tasks.classify.eval_model import open_eval_model, read_eval_model
 from ropevit.tasks.classify.evaluate import protocol_of, views_of
-from ropevit.tasks.classify.pixels import initial_pixels, pixels_of
+from ropevit.tasks.classify.mean_std import initial_mean_std, training_mean_std
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.train import train
 from ropevit.weights import convert, create_model, load_model, load_weights, save_model, save_pretrained
@@ -99,10 +99,10 @@ def test_a_crop_ratio_takes_the_middle_of_the_image():
 
 def test_a_training_has_the_pixels_of_its_initial_weights(tmp_path):
     named = ClassifierConfig(model="vit_betwixt_rope_reg4", position="rope_axial", size=32, width=32, depth=1, heads=2)
-    assert pixels_of(named) == {"mean": CLIP[0], "std": CLIP[1]}
+    assert training_mean_std(named) == {"mean": CLIP[0], "std": CLIP[1]}
     own = save_model(tmp_path / "own.safetensors", create_model(BETWIXT), metadata={"mean": 0.3, "std": 0.4})
-    assert pixels_of(replace(named, init=str(own))) == {"mean": (0.3,) * 3, "std": (0.4,) * 3}
-    assert pixels_of(ClassifierConfig(model="deit_small")) == {"mean": MEAN, "std": STD}
+    assert training_mean_std(replace(named, init=str(own))) == {"mean": (0.3,) * 3, "std": (0.4,) * 3}
+    assert training_mean_std(ClassifierConfig(model="deit_small")) == {"mean": MEAN, "std": STD}
 
 
 def test_a_trained_model_of_a_family_holds_its_pixels(tmp_path):
@@ -156,7 +156,7 @@ def test_a_model_keeps_the_pixels_of_its_weights_until_it_is_saved(tmp_path):
     model = create_model("dinov3_vitl16", str(source), num_classes=3, **small)
     first = save_model(tmp_path / "first.safetensors", copy.deepcopy(model))
     named = ClassifierConfig(model="dinov3_vitl16", position="rope_axial", init=str(first), **small)
-    assert pixels_of(named)["mean"] == (0.43, 0.411, 0.296)
+    assert training_mean_std(named)["mean"] == (0.43, 0.411, 0.296)
     again, info = load_model(first)  # through a file of ours, too
     assert info.metadata == {"mean": [0.43, 0.411, 0.296], "std": [0.213, 0.156, 0.143], "crop": 1.0}
     second = save_model(tmp_path / "second.safetensors", again, metadata={"crop": 0.9})
@@ -168,5 +168,5 @@ def test_a_model_keeps_the_pixels_of_its_weights_until_it_is_saved(tmp_path):
 def test_training_from_a_folder_of_weights_keeps_their_pixels(tmp_path):
     model, own = create_model(SQUASHED), {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     folder = save_pretrained(model, tmp_path / "shared", metadata=own)
-    assert initial_pixels(model.config, str(folder)) == own
-    assert initial_pixels(model.config, "") != own
+    assert initial_mean_std(model.config, str(folder)) == own
+    assert initial_mean_std(model.config, "") != own

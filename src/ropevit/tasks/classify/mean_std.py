@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels of a training."""
+"""Mean and standard deviation with which the images of a training are normalized."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from ropevit.weights.metadata import stored_metadata
 from ropevit.weights.reading import named_repository, read_checkpoint
 
 
-def pixels_of(model: ClassifierConfig) -> dict[str, tuple[float, ...]]:
+def training_mean_std(model: ClassifierConfig) -> dict[str, tuple[float, ...]]:
     """Return mean and std with which a classifier is trained."""
-    return initial_pixels(model.build(num_classes=2), model.init or "")
+    return initial_mean_std(model.build(num_classes=2), model.init or "")
 
 
-def initial_pixels(body: Config, init: str) -> dict[str, tuple[float, ...]]:
+def initial_mean_std(body: Config, init: str) -> dict[str, tuple[float, ...]]:
     """Return mean and std with which a classifier, or a model on its backbone, is trained.
 
-    A model of the families of docs/pretrained.md has those of its initial weights: of the ropevit file that has them,
+    A model of the families of docs/pretrained.md has those of its initial weights: of the ropevit file that holds them,
     or of its family. All others have ImageNet's.
 
     Args:
@@ -29,7 +29,7 @@ def initial_pixels(body: Config, init: str) -> dict[str, tuple[float, ...]]:
         init: Its initial weights: a file, the name of a published model, or a hub id; empty for none.
     """
     family = preprocessing_of(body, init)
-    if body.is_foreign and _is_held(init):
+    if body.is_other_family and _is_held(init):
         header = read_checkpoint(init).metadata
         if header.get("format") in {name for task in TASKS.values() for name in task.formats}:
             return pixel_statistics(stored_metadata(header, init), body.in_channels, init, family)
