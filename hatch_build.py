@@ -1,4 +1,4 @@
-"""Build hook: compiles the C kernel into the wheel if ROPEVIT_BUILD_KERNEL is 1; without it the wheel is pure Python.
+"""Build hook: compiles the C kernels into the wheel if ROPEVIT_BUILD_KERNEL is 1; without it the wheel is pure Python.
 
 A wheel with the kernel is for one platform and any Python 3. It has the kernel for each instruction set of
 `ropevit/kernels/variants.py`, so users need no C compiler; one without it builds the kernel on first use.
@@ -35,11 +35,11 @@ class KernelBuildHook(BuildHookInterface):
         self.folder = tempfile.TemporaryDirectory(prefix="ropevit-kernels-")
         compiler = shlex.split(os.environ.get("CC", "cc"))
         openmp = settings["OPENMP"] if platform.system() == "Linux" else ()  # Apple's clang comes without it
-        source = str(Path(self.root, KERNELS, "rotate.c"))
+        sources = [str(Path(self.root, KERNELS, name)) for name in settings["SOURCES"]]
         for variant in known[machine]:
             target = str(Path(self.folder.name, variant.file_name))
             flags = *settings["FLAGS"], *variant.flags, *openmp
-            subprocess.run([*compiler, *flags, "-o", target, source, *settings["LIBRARIES"]], check=True)
+            subprocess.run([*compiler, *flags, "-o", target, *sources, *settings["LIBRARIES"]], check=True)
             build_data["force_include"][target] = f"ropevit/kernels/{variant.file_name}"
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")

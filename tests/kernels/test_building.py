@@ -32,7 +32,7 @@ def build(tmp_path):
     """Build a library of one function, and call it."""
     source = tmp_path / "answer.c"
     source.write_text("int answer(void) { return 42; }\n")
-    return lambda command=CC: building.load_or_build(command, source, "facts", ("answer",)).answer()
+    return lambda command=CC: building.load_or_build(command, [source], "facts", ("answer",)).answer()
 
 
 @pytest.fixture

@@ -184,10 +184,10 @@ def test_any_layout_of_the_projection_and_its_gradient_will_do():
 @pytest.mark.usefixtures("unchecked")
 def test_the_operations_are_what_they_say_of_themselves():
     qkv, frequencies, bias, arriving = inputs((1, (2, 2), 2, (0, 0), 1, 16, "mixed", True))
-    torch.library.opcheck(attention_op, (qkv.requires_grad_(), frequencies, bias, 2, [0, 0]))
+    torch.library.opcheck(attention_op, (qkv.requires_grad_(), frequencies, bias, 2, [0, 0], "triton"))
     for asked in (True, False):
         given = (arriving, qkv.detach(), frequencies, bias, 2, [0, 0])
-        wanted = {"needs_frequencies_grad": asked, "needs_bias_grad": asked}
+        wanted = {"backend": "triton", "needs_frequencies_grad": asked, "needs_bias_grad": asked}
         torch.library.opcheck(backward_op, given, wanted, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -241,7 +241,7 @@ def test_wrong_input_is_refused():
         ({"frequencies": frequencies[..., :4]}, r"got frequencies of shape \(2, 2, 4\) for 2 heads of 16 channels"),
         ({"bias": bias[:1]}, r"got a bias of shape \(1, 9, 9\) for 2 heads and windows of 3; expected \(2, 9, 9\)"),
         ({"frequencies": frequencies.to("meta")}, r"got frequencies on meta and a projection on"),
-        ({"backend": "cpu"}, r"no backend named 'cpu'; choose auto or one of reference, triton"),
+        ({"backend": "cuda"}, r"no backend named 'cuda'; choose auto or one of reference, cpu, triton"),
         ({"qkv": qkv.double(), "backend": "triton"}, r"got torch.float64 for backend='triton'; use float32"),
     ]:
         given = {"qkv": qkv, "window": 3, "shift": (1, 1), "frequencies": frequencies, "bias": bias} | changes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ropevit.kernels.window_attention import without_fusion
 from ropevit.models.layers import Attention
 from ropevit.models.swin.attention import WindowAttention
 
@@ -76,8 +77,9 @@ class AttentionCall:
 def capture_attention(model: nn.Module, callback: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Pass the inputs of every attention call to `callback` while the context is active.
 
-    The model computes exactly as without it: its fused attention is still called, with the same arguments. Rotation,
-    RoPE scaling, biases, shifted windows and masks are therefore the model's own.
+    The model computes exactly as without it: PyTorch's fused attention is still called, with the same arguments.
+    Rotation, RoPE scaling, biases, shifted windows and masks are therefore the model's own. A Swin on a CPU, which else
+    takes a C kernel, computes attention by PyTorch's while the context is active: the same up to rounding.
 
     >>> with capture_attention(model, lambda call: print(call.name, call.q.shape)), torch.no_grad():
     ...     model(images)
@@ -96,6 +98,7 @@ def capture_attention(model: nn.Module, callback: Callable[[AttentionCall], None
                 before = module.register_forward_pre_hook(partial(watch.enter, name), with_kwargs=True)
                 hooks.callback(before.remove)
                 hooks.callback(module.register_forward_hook(watch.leave).remove)
+        hooks.enter_context(without_fusion())
         with watch:
             yield
 

@@ -15,6 +15,14 @@ class QKVGradients(NamedTuple):
     positions: Tensor | None
 
 
+class WindowGradients(NamedTuple):
+    """Results of a backward pass of window attention; the last two are None unless they were requested."""
+
+    qkv: Float[Tensor, "B h w 3 A D"]
+    frequencies: Tensor | None
+    bias: Tensor | None
+
+
 def canonicalize(positions: Tensor, frequencies: Tensor) -> tuple[Float[Tensor, "b n ndim"], Float[Tensor, "ndim a P"]]:
     """Return positions (n, ndim) or (B, n, ndim) and frequencies (ndim, P) or (ndim, A, P) in 3 axes and float32."""
     positions = positions if positions.ndim == 3 else positions.unsqueeze(0)

@@ -73,29 +73,29 @@ def _kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def load_or_build(command: str, source: Path, facts: str, functions: Sequence[str]) -> ctypes.CDLL:
+def load_or_build(command: str, sources: Sequence[Path], facts: str, functions: Sequence[str]) -> ctypes.CDLL:
     """Load a library from the user's cache, or build it there; if the cache is unusable, in a temporary directory.
 
     Args:
         command: The C compiler.
-        source: The C file.
+        sources: The C files; the library has the name of the first.
         facts: Everything that a build depends on; the cached library is reused if all of it is the same.
         functions: Functions that the library must have.
 
     Raises:
         BuildError: If it cannot be built.
     """
-    stem = f"{source.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    stem = f"{sources[0].stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     try:
         folder = cache_folder()
-        return _load_cached(folder, stem, functions) or build(command, source, folder, stem, functions)
+        return _load_cached(folder, stem, functions) or build(command, sources, folder, stem, functions)
     except TimedOutError:
         raise
     except (OSError, RuntimeError) as error:  # no home, or a folder that is read-only, full or noexec
         unusable = error
     try:
         with tempfile.TemporaryDirectory(prefix="ropevit-", ignore_cleanup_errors=True) as temporary:
-            library = build(command, source, Path(temporary), stem, functions)  # stays loaded without its file
+            library = build(command, sources, Path(temporary), stem, functions)  # stays loaded without its file
     except OSError as error:
         raise BuildError(f"the library that {command} built cannot be stored or loaded: {printable(error)}") from error
     log.warning(
@@ -156,7 +156,7 @@ def _elf_size(content: bytes) -> int:
     return max(ends)
 
 
-def build(command: str, source: Path, folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL:
+def build(command: str, sources: Sequence[Path], folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL:
     """Build into a temporary file, flush it, load it, and move it into place for other processes.
 
     Raises:
@@ -164,12 +164,12 @@ def build(command: str, source: Path, folder: Path, stem: str, functions: Sequen
         OSError: If the folder cannot be written, or the library cannot be loaded from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder, source.stem)
+    _remove_stale(folder, sources[0].stem)
     handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=".part", dir=folder)
     part = Path(name)
     try:
         os.close(handle)
-        _compile_source(command, source, part)
+        _compile_sources(command, sources, part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         library, path = load(part, functions), folder / _keep_name(stem, part)
@@ -189,8 +189,8 @@ def _remove_stale(folder: Path, stem: str) -> None:
                 part.unlink()
 
 
-def _compile_source(command: str, source: Path, target: Path) -> None:
-    """Compile a source file, with OpenMP where it is available.
+def _compile_sources(command: str, sources: Sequence[Path], target: Path) -> None:
+    """Compile source files into a library, with OpenMP where it is available.
 
     Raises:
         BuildError: If the compiler fails, or writes nothing.
@@ -199,11 +199,11 @@ def _compile_source(command: str, source: Path, target: Path) -> None:
     for extra in (variants.OPENMP, ()):
         flags = *variants.FLAGS, *variants.NATIVE, *extra
         status, output = run_compiler(
-            [command, *flags, "-o", str(target), str(source), *variants.LIBRARIES], BUILD_SECONDS
+            [command, *flags, "-o", str(target), *map(str, sources), *variants.LIBRARIES], BUILD_SECONDS
         )
         if status == 0 and target.is_file() and target.stat().st_size:
             return
-    raise BuildError(f"{command} could not build {source.name} ({_explain(status, output)})")
+    raise BuildError(f"{command} could not build {sources[0].name} ({_explain(status, output)})")
 
 
 def _explain(status: int, output: str) -> str:

@@ -1,4 +1,4 @@
-"""Calls the C kernel, rotate.c: that of the wheel, if it has one, or one built on first use into the user's cache."""
+"""Calls the C kernels: those of the wheel, if it has them, or a library built on first use into the user's cache."""
 
 import ctypes
 import functools
@@ -19,7 +19,9 @@ from ropevit.text import printable
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("rotate.c")
+_FOLDER = Path(__file__).parent
+SOURCES = tuple(_FOLDER / name for name in variants.SOURCES)
+HEADERS = tuple(_FOLDER / name for name in variants.HEADERS)
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _FUNCTIONS = ("forward_float32", "backward_float32", "forward_bfloat16", "backward_bfloat16")
 
@@ -57,6 +59,12 @@ def available(dtype: torch.dtype = torch.float32) -> bool:
     return build_error() is None and hasattr(library(), f"forward_{SUFFIX.get(dtype, 'other')}")
 
 
+@assume_constant
+def available_windows(dtype: torch.dtype) -> bool:
+    """Return whether the C kernel of window attention can be used for a dtype; an older wheel may have none."""
+    return build_error() is None and hasattr(library(), f"window_forward_{SUFFIX.get(dtype, 'other')}")
+
+
 @functools.cache
 def build_error() -> str | None:
     """Return why the C kernel cannot be used, and log it; None if it can."""
@@ -85,14 +93,18 @@ def library() -> ctypes.CDLL:
     try:
         _, version = building.run_compiler([command, "--version"], building.VERSION_SECONDS)
         facts = "\n".join(
-            [SOURCE.read_text(), *variants.FLAGS, *variants.NATIVE, version, platform.node(), instructions()]
+            [
+                *(path.read_text() for path in (*SOURCES, *HEADERS)),
+                *(*variants.FLAGS, *variants.NATIVE),
+                *(version, platform.node(), instructions()),
+            ]
         )
     except OSError as error:
         raise BuildError(printable(error)) from error
-    return building.load_or_build(command, SOURCE, facts, _FUNCTIONS)
+    return building.load_or_build(command, SOURCES, facts, _FUNCTIONS)
 
 
-def load_prebuilt(folder: Path = SOURCE.parent) -> ctypes.CDLL | None:
+def load_prebuilt(folder: Path = _FOLDER) -> ctypes.CDLL | None:
     """Load the fastest kernel of the wheel that this processor can execute; None if there is none, or it does not load.
 
     Args:
@@ -119,16 +131,16 @@ def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "isa"))}))
 
 
-def call(direction: str, dtype: torch.dtype, arguments: RotateArgs) -> None:
-    """Call the C function of a direction ("forward" or "backward") and dtype.
+def call(name: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+    """Call a C function ("forward", "backward", "window_forward" or "window_backward") for a dtype.
 
     Raises:
         ValueError: If there is none for the dtype.
         MemoryError: If it cannot allocate memory.
     """
-    function = getattr(library(), f"{direction}_{SUFFIX.get(dtype, 'other')}", None)
+    function = getattr(library(), f"{name}_{SUFFIX.get(dtype, 'other')}", None)
     if function is None:
-        raise ValueError(f"got {dtype}; the C kernel of this machine rotates {', '.join(SUFFIX.values())}")
+        raise ValueError(f"got {dtype}; the C kernel {name} of this machine takes {', '.join(SUFFIX.values())}")
     if function(ctypes.byref(arguments)):
         raise MemoryError("the C kernel could not allocate memory")
 

@@ -15,6 +15,7 @@ def define_operation(
     *,
     mutates_args: tuple[str, ...] = (),
     backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
 ) -> Any:
     """Define the operation ropevit::NAME, unless an earlier import of the module did, and return it.
 
@@ -28,6 +29,7 @@ def define_operation(
         fake: The same for tensors without values: shapes, strides, dtypes.
         mutates_args: Arguments that it changes.
         backward: Its gradient, as `torch.library.register_autograd` takes it.
+        setup_context: What saves tensors for `backward`, if it needs any.
     """
     if not hasattr(torch.ops.ropevit, name):
         schema = torch.library.infer_schema(function, mutates_args=mutates_args, op_name=name)
@@ -35,5 +37,5 @@ def define_operation(
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"ropevit::{name}", fake, lib=_LIBRARY)
         if backward is not None:
-            torch.library.register_autograd(f"ropevit::{name}", backward, lib=_LIBRARY)
+            torch.library.register_autograd(f"ropevit::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     return getattr(torch.ops.ropevit, name).default

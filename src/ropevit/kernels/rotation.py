@@ -141,7 +141,7 @@ def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
 def set_backend(model: nn.Module, backend: str) -> None:
     """Set the backend of all attention layers of a model; the default, "auto", chooses by device.
 
-    For a Swin "triton" is the fused `window_attention`.
+    For a Swin "triton" is the fused `window_attention`, as are "auto" and "cpu" on a CPU where it supports a layer.
 
     Raises:
         ValueError: If the backend does not exist, or the model has no attention layers of this package.

@@ -15,6 +15,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from ropevit.arithmetic import ceil_div
+from ropevit.kernels.angles import WindowGradients
 from ropevit.kernels.rotation import interpreted
 from ropevit.kernels.triton_rotation import cos_sin, frequency_sum, load_pairs, store_pairs
 
@@ -42,14 +43,6 @@ class WindowLaunch(NamedTuple):
     block_n: int
     block_d: int
     num_warps: int
-
-
-class WindowGradients(NamedTuple):
-    """Results of a backward pass; the last two are None unless they were requested."""
-
-    qkv: Tensor
-    frequencies: Tensor | None
-    bias: Tensor | None
 
 
 def plan_windows(window: int, channels: int, itemsize: int, *, few: bool = False) -> WindowLaunch:

@@ -1,4 +1,4 @@
-"""How the C kernel is compiled: on first use for this processor, or into a wheel for several instruction sets.
+"""How the C kernels are compiled: on first use for this processor, or into a wheel for several instruction sets.
 
 The build hook of the wheels (`hatch_build.py`) loads this file by its path, so it needs Python's library alone.
 """
@@ -6,6 +6,9 @@ The build hook of the wheels (`hatch_build.py`) loads this file by its path, so 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+#: What the library is compiled from; the first has given it its name.
+SOURCES = ("rotate.c", "window_attention.c")
+HEADERS = ("vectors.h",)
 #: Options of every build; `NATIVE` where it is for this processor alone, else those of a variant.
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 NATIVE = ("-march=native",)

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ropevit.arithmetic import ceil_div
+from ropevit.kernels.window_attention import attention_op
 from ropevit.kernels.windows import clear_masks
 
 #: Builds a model.
@@ -116,11 +118,14 @@ def forward_macs(build: Build, forward: Forward) -> int:
         build: Builds the model.
         forward: Runs it.
     """
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formulas = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        attention_op.overloadpacket: _window_attention_flops,
+    }
     model = _build_meta(build).eval()
     with _shapes_only(), torch.no_grad():
         _allocate_empty(model)
-        with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
+        with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
             forward(model)
     return counter.get_total_flops() // 2
 
@@ -128,6 +133,14 @@ def forward_macs(build: Build, forward: Forward) -> int:
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """Return the FLOPs of attention from the shapes of queries, keys and values."""
     return sdpa_flop_count(query, key, value)
+
+
+def _window_attention_flops(qkv: Any, frequencies: Any, bias: Any, window: int, *_: Any, **__: Any) -> int:
+    """Return the FLOPs of attention in windows, padding included, from the shape of the projection of a map."""
+    del frequencies, bias
+    images, h, w, _, heads, channels = qkv
+    windows = images * ceil_div(h, window) * ceil_div(w, window)
+    return windows * heads * 4 * window**4 * channels
 
 
 def _build_meta(build: Build) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ropevit.kernels.window_attention import without_fusion
 from ropevit.models import Config, SwinConfig, ViTConfig
 
 
@@ -72,5 +73,5 @@ def collect_attentions(config: Config, wanted: bool) -> Iterator[Callable[[], tu
     else:
         assert isinstance(config, ViTConfig)
         heads, last = [config.heads] * config.depth, range(config.depth)
-    with EagerAttention(heads) as attention:
+    with without_fusion(), EagerAttention(heads) as attention:
         yield lambda: tuple(attention.weights[index] for index in last if index < len(attention.weights))

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ropevit.arithmetic import ceil_div
-from ropevit.kernels import window_attention
+from ropevit.kernels.window_attention import chooses_kernel, window_attention
 from ropevit.kernels.windows import (
     attend,
     attention_bias,
@@ -38,7 +38,8 @@ class WindowAttention(nn.Module):
     """
 
     backend = "auto"
-    """Backend; "triton" is one fused kernel. `ropevit.kernels.set_backend` changes it."""
+    """Backend; "auto" and "cpu" are one fused C kernel on a CPU where it supports the layer, else that of the rotation;
+    "triton" is one fused kernel. `ropevit.kernels.set_backend` changes it."""
 
     scaling: Scaling | None = None
     """RoPE scaling for windows larger than the trained ones; `ropevit.models.set_scaling` changes it."""
@@ -118,14 +119,26 @@ class WindowAttention(nn.Module):
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside windows, with padding masked."""
         bias = self.bias(x.device)
-        if self.backend == "triton":
+        if self.backend == "triton" or self.takes_kernel(x, frequencies):
             qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
-            return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
+            return self.proj(
+                window_attention(qkv, self.window, shift, frequencies, bias, backend=self.backend).flatten(3)
+            )
         (h, w), window = x.shape[1:3], self.window
         windows, mask = window_partition(x, window, shift), window_mask(h, w, window, shift, x.device)
         return window_reverse(
             self.attend_windows(windows, frequencies, attention_factor, bias, mask), h, w, window, shift
         )
+
+    def takes_kernel(self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 *a P"] | None) -> bool:
+        """Return whether the fused C kernel computes attention: backend "auto" or "cpu", and it supports the layer."""
+        if self.backend not in ("auto", "cpu") or x.device.type != "cpu":
+            return False
+        dtype = x.dtype
+        if torch.is_autocast_enabled("cpu") and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype("cpu")
+        exact = frequencies is not None and frequencies.dtype == torch.float64
+        return chooses_kernel(x.device, dtype, self.window, x.shape[-1] // self.heads, exact=exact)
 
     def attend_padded(
         self,
