@@ -10,6 +10,7 @@ from ropevit.bench.check import TOLERANCES, WrongResultError, rotate_exact
 from ropevit.bench.peers import fused, implementations, make_layer, split
 from ropevit.bench.shapes import SHAPES as NAMED
 from ropevit.bench.shapes import Shape
+from ropevit.kernels import native
 from ropevit.kernels.rotation import interpreted, triton_available
 from ropevit.rope import rotate
 
@@ -51,6 +52,22 @@ def test_all_backends_of_the_device_are_benchmarked():
     found = {impl.name for impl in implementations("cuda") if impl.library == "ours"}
     assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
     assert {impl.name for impl in IMPLEMENTATIONS if impl.library == "ours"} == {"ours (reference)", "ours (cpu)"}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("embedding", ["axial", "mixed"])
+def test_a_layer_of_windows_is_one_kernel_on_a_cpu_as_in_a_swin(embedding, dtype, monkeypatch):
+    window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
+    (impl,) = [impl for impl in IMPLEMENTATIONS if impl.label == f"ours (cpu), {embedding}"]
+    assert candidate(impl, window, dtype, level="layer").check() <= TOLERANCES[dtype]
+    calls, call = [], native.call
+    monkeypatch.setattr(native, "call", lambda name, *given: calls.append(name) or call(name, *given))
+    candidate(impl, window, dtype, level="layer").both()
+    assert calls == ["window_forward", "window_backward"]
+    calls.clear()
+    candidate(impl, window, dtype).forward()
+    candidate(impl, SHAPES[0], dtype, level="layer").forward()
+    assert calls == ["forward", "forward"]
 
 
 @pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")

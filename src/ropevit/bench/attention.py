@@ -121,7 +121,7 @@ def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -
 
 def _candidate_body(level: str, impl: Implementation, layer: BenchLayer) -> Body:
     """Return the function to time of an implementation, which may be fused."""
-    if impl.attend is None:
+    if impl.attend is None or not impl.fuses(level, layer.shape):
         return _make_body(level, impl.make(layer))
     attend = impl.attend(layer)
     return lambda qkv, frequencies: (attend(qkv, frequencies),)

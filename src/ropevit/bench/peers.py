@@ -58,16 +58,22 @@ class Implementation:
     halves: bool = False
     """Pair p of a head is channels (p, p + D/2) instead of (2p, 2p + 1)."""
     attend: Callable[[BenchLayer], Callable[[Tensor, Tensor], Tensor]] | None = None
-    """Fused rotation and window attention, replacing `make` and attention; None if not fused."""
+    """Fused rotation and attention for layers of windows, in place of `make` and attention; None if not fused."""
+    windows_only: bool = False
+    """Whether layers of windows are all that it is for."""
 
     @property
     def label(self) -> str:
         """Label in tables and figures."""
         return self.name if self.embedding == "none" else f"{self.name}, {self.embedding}"
 
+    def fuses(self, level: str, shape: Shape) -> bool:
+        """Return whether rotation and attention are one at this level and shape, which has to be a layer of windows."""
+        return self.attend is not None and level == "layer" and shape.prefix == 0 and shape.h == shape.w
+
     def suits(self, level: str, shape: Shape) -> bool:
-        """Return whether the implementation supports a level and shape: fused ones need a whole layer of windows."""
-        return self.attend is None or (level == "layer" and shape.prefix == 0 and shape.h == shape.w)
+        """Return whether the implementation supports a level and shape."""
+        return not self.windows_only or self.fuses(level, shape)
 
 
 def implementations(device: str) -> list[Implementation]:
@@ -85,7 +91,10 @@ def implementations(device: str) -> list[Implementation]:
         Implementation("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: _split_as_timm(qkv)),
     ]
     for embedding in ("axial", "mixed"):
-        listed += [Implementation(name, library, embedding, make, halves) for name, library, make, halves in rotations]
+        listed += [
+            Implementation(name, library, embedding, make, halves, _attend("cpu") if name == "ours (cpu)" else None)
+            for name, library, make, halves in rotations
+        ]
         if device == "cuda":
             listed.append(fused(embedding))
     return [
@@ -119,18 +128,25 @@ def ours(backend: str) -> Callable[[BenchLayer], Rotate]:
 
 
 def fused(embedding: Embedding) -> Implementation:
-    """Rotate and attend with one Triton kernel; each window is passed as a map of its own."""
+    """Rotate and attend with one Triton kernel."""
+    return Implementation(
+        "ours (fused)", "ours", embedding, ours("triton"), attend=_attend("triton"), windows_only=True
+    )
+
+
+def _attend(backend: str) -> Callable[[BenchLayer], Callable[[Tensor, Tensor], Tensor]]:
+    """Rotate and attend with one kernel, as a Swin does; each window is passed as a map of its own."""
 
     def attend(layer: BenchLayer) -> Callable[[Tensor, Tensor], Tensor]:
         h, w = layer.shape.h, layer.shape.w
 
         def run(qkv: Tensor, frequencies: Tensor) -> Tensor:
             maps = qkv.unflatten(1, (h, w))
-            return window_attention(maps, h, frequencies=frequencies, backend="triton").flatten(3).flatten(1, 2)
+            return window_attention(maps, h, frequencies=frequencies, backend=backend).flatten(3).flatten(1, 2)
 
         return run
 
-    return Implementation("ours (fused)", "ours", embedding, ours("triton"), attend=attend)
+    return attend
 
 
 def timm(layer: BenchLayer) -> Rotate:
