@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from marks import by_default
+from ropevit.kernels.window_attention import without_fusion
 from ropevit.models import build_model, get_config
 from ropevit.models.cost import count_macs
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
@@ -97,3 +98,12 @@ def test_multiply_adds_and_weights_are_those_of_the_classifier():
     found = forward_macs(vit, lambda model: model(torch.zeros(1, 3, 64, 96)))
     assert found == count_macs(VIT, 64, 96)
     assert count_weights(vit) == sum(weight.numel() for weight in vit().parameters())
+
+
+def test_multiply_adds_of_windows_are_the_same_in_one_kernel():
+    def count():
+        return forward_macs(swin, lambda model: model(torch.zeros(1, 3, 56, 112)))
+
+    fused = count()
+    with without_fusion():
+        assert fused == count()
