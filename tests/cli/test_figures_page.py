@@ -4,7 +4,8 @@ import pytest
 
 from ropevit.analysis.catalog import FIGURES
 from ropevit.cli import main
-from ropevit.models import ViT, ViTConfig
+from ropevit.cli.figures_page import describe_scaling
+from ropevit.models import MODELS, ViT, ViTConfig
 from ropevit.weights import save_model
 
 
@@ -41,6 +42,18 @@ def test_the_page_has_all_figures_and_describes_the_model(write_page, open_page)
         assert section.locator("img").count() == drawn
         assert drawn or section.locator(".note").inner_text()
     assert page.locator("#grid option").all_inner_texts() == ["3 × 4 (trained)", "6 × 6", "a custom size"]  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("rope_mixed_deit_small_patch16_LS", "none"),
+        ("eva02_base_patch14_448", "none; positions are rescaled to 16 x 16"),
+        ("vit_base_patch16_dinov3", "none; positions are normalized"),
+    ],
+)
+def test_what_happens_to_positions_on_larger_grids_is_described(name, described):
+    assert describe_scaling(MODELS[name]) == described
 
 
 def test_the_page_explains_why_a_figure_is_missing(write_page):

@@ -251,7 +251,8 @@
     if (alike && own.every((place) => place === own[0])) about.push("All heads of all layers have the same frequencies in this model.");
     else if (alike) about.push("All heads of this layer have the same frequencies.");
     if (data.windows) about.push("Attention is limited to windows, and offsets count tokens, which cover more pixels in later stages.");
-    if (state.grid === 0) about.push("RoPE scaling has no effect on the trained grid; select a larger one.");
+    const larger = data.grids.length > 1 ? "select a larger one" : "larger ones are drawn with --sizes";
+    if (state.grid === 0) about.push(`RoPE scaling has no effect on the trained grid; ${larger}.`);
     else if (state.grid === FREE) about.push("A custom size is shown without RoPE scaling.");
     else about.push(DESCRIPTIONS[data.scalings[state.scaling]] ?? "");
     byId("about").textContent = about.join(" ");

@@ -168,7 +168,9 @@ def _run_check(config: CheckConfig) -> None:
         where = f"all findings are in {config.out}" if config.out else "write all findings with --out FILE.csv"
         print_line(console, where)
     if report.clean:
-        console.print("no problems found")
+        console.print(
+            "no problems found; what the table lists needs no change" if report.findings else "no problems found"
+        )
     else:
         sys.exit(1)
 

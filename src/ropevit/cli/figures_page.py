@@ -11,6 +11,7 @@ from ropevit.analysis.explorer import ExplorerData, explorer
 from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
 from ropevit.files import write_atomically
+from ropevit.models.architectures import Config
 from ropevit.text import printable
 
 
@@ -67,12 +68,23 @@ def facts(figure_model: FigureModel, checkpoint: str | None) -> list[tuple[str, 
         "Position embedding": config.position + (f", theta {config.theta:g}" if config.rope else ""),
         "Trained at": f"{height} x {width} pixels{describe_grid(figure_model)}",
         "Attention": f"{len(heads)} layers of {heads_text} heads",
-        "Scaling on larger grids": config.scaling or "none" if config.rope else "",
+        "Scaling on larger grids": describe_scaling(config) if config.rope else "",
         "Parameters": f"{sum(parameter.numel() for parameter in figure_model.model.parameters()):,}",
         "Weights": checkpoint or "",
         "Versions": f"ropevit {ropevit.__version__}, PyTorch {torch.__version__}",
     }
     return [(label, printable(value)) for label, value in values.items() if value]
+
+
+def describe_scaling(config: Config) -> str:
+    """Describe what happens to positions on grids larger than the trained one."""
+    scaling, convention = config.scaling or "none", getattr(config, "rope_convention", None)
+    if convention is None or convention.coordinates == "index":
+        return scaling
+    if convention.reference_grid is None:
+        return f"{scaling}; positions are normalized"
+    rows, columns = convention.reference_grid
+    return f"{scaling}; positions are rescaled to {rows} x {columns}"
 
 
 def describe_grid(figure_model: FigureModel) -> str:
