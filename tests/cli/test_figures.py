@@ -89,6 +89,7 @@ def test_checkpoints_in_published_and_timm_layout_are_drawn_alike(tmp_path):
         torch.testing.assert_close(frequencies_in(out / "frequencies.csv"), expected)
 
 
+@pytest.mark.full  # two full-size models are converted
 def test_weights_of_published_shape_alone_do_not_count_as_published(tmp_path):
     own = ropevit.save_model(tmp_path / "own.safetensors", ropevit.create_model(NAME))
     torch.save(ropevit.create_model(NAME, num_classes=10).state_dict(), tmp_path / "ten.pth")

@@ -179,6 +179,7 @@ def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
     assert [(row["scaling"], row["channels"]) for row in table("out")] == [("none", "32"), ("ntk", "32")]
 
 
+@pytest.mark.full  # by default one size and one method
 def test_reference_and_baselines_keep_the_scaling_of_the_model(tmp_path, photos, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own = save(tmp_path / "own.safetensors", scaling="pi", trained_grid=(1, 1))  # so that it changes 16 px, too

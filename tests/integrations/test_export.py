@@ -109,6 +109,7 @@ class Resized(torch.nn.Module):
         return resize_embedding(embedding, (4, 6), 5, 3)
 
 
+@pytest.mark.full  # by default a ViT without one is exported
 def test_onnx_resizes_an_absolute_embedding_as_pytorch_does(folder):
     """At one size, which takes seconds less than at sizes that are not known when it is exported, as above."""
     embedding, path = torch.randn(1, 4 * 6, 2), folder / "resized.onnx"
@@ -197,6 +198,7 @@ def test_folding_is_bit_for_bit(fields, size):
     assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 
 
+@pytest.mark.full  # so are the exports of segmenters, which need it
 def test_adaptive_pooling_of_maps_of_any_size_is_translated(folder):
     pool, sides = torch.nn.AdaptiveAvgPool2d(3), {2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
     program = torch.export.export(pool, (torch.zeros(2, 2, 5, 7),), dynamic_shapes=(sides,))

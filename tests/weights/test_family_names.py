@@ -79,7 +79,10 @@ class Answer:
     ("error", "message"),
     [
         (errors.GatedRepoError("gated", response=Answer()), "is gated; ask for access on its page, then log in"),
-        (errors.LocalEntryNotFoundError("offline"), "not in the hub's cache, and the hub is unreachable"),
+        (
+            errors.LocalEntryNotFoundError("offline"),
+            "neither a file nor in the hub's cache, and the hub is unreachable",
+        ),
     ],
 )
 def test_gating_and_missing_network_are_told_in_a_line(error, message, monkeypatch):

@@ -438,6 +438,7 @@ def test_a_published_model_is_downloaded_and_compared_with_the_papers_results(tm
     assert begun[0].paper == {}  # whose settings differ
 
 
+@pytest.mark.full  # tests/tasks/test_evaluate.py has two processes by default
 def test_two_processes_give_the_scores_of_one(pets, weights, run_command, tmp_path):
     path = weights(small_vit(3), classes=PETS)
     (alone,) = measure(path, pets, tmp_path / "alone", batch_size=2)
