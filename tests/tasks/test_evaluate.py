@@ -105,6 +105,8 @@ def test_the_command_line_evaluates_checkpoints_of_every_task(place, tmp_path, m
         ("detector", ["--flip", "--ratios", "0.5"], "got --flip, --ratios, for segmenters only, with a detector"),
         ("segmenter", ["--real-labels", "real.json"], "got --real-labels, for classifiers only, with a segmenter"),
         ("segmenter", ["--stride", "20"], "got stride=20 for whole images"),
+        ("segmenter", ["--sliding-window", "0"], "error: got --sliding-window 0; expected at least 1 pixel\n"),
+        ("segmenter", ["--ratios", "0"], "error: got ratios=(0.0,); expected each above 0, and none twice\n"),
         ("a/detector.pth", ["--flip"], "a/detector.pth'; check the path, or give a hub id"),
         ("detector", ["--compare-with", "nowhere"], "found no evaluation in nowhere"),
     ],

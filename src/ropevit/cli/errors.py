@@ -79,7 +79,7 @@ def one_line_errors(more: str) -> Iterator[None]:
 
 def _parser_message(ended: BaseException, box: str) -> str | None:
     """Return the message of the error that a config raised, if that caused the box, else None."""
-    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", _remove_whitespace("".join(_box_lines(box))))
+    found = re.fullmatch(r"Errorparsing\w[\w.-]*:(.*)", _remove_whitespace("".join(_box_lines(box))))
     error: BaseException | None = ended
     while found and error is not None:
         if isinstance(error, ValueError) and str(error) and found[1].startswith(_remove_whitespace(str(error))):

@@ -42,9 +42,9 @@ def claimed_name(source: str) -> str | None:
     """
     stem = PurePath(source).name
     aliases = {theirs: ours for row in ARCHITECTURES.values() for theirs, ours in row.weights.aliases.items()}
-    for size, (_, variant) in VARIANTS.items():
-        if len(variant.names) == 1:  # the size alone tells the model
-            aliases |= dict.fromkeys((size, size.replace("_", "-")), *variant.names.values())
+    for variant_name, (_, variant) in VARIANTS.items():
+        if len(variant.names) == 1:  # the name of the variant determines the model
+            aliases |= dict.fromkeys((variant_name, variant_name.replace("_", "-")), *variant.names.values())
     for candidate in (stem, stem.rpartition(".")[0], re.split("[_-]pretrain", stem)[0]):
         if (name := aliases.get(candidate, candidate)) in MODELS:
             return name

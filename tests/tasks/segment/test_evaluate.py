@@ -133,8 +133,12 @@ def test_options_override_the_inference_settings_of_the_file():
         choose(slide, SegmenterOptions(stride=600))
     with pytest.raises(ValueError, match="got --whole with --sliding-window or --stride"):
         SegmenterOptions(whole=True, window=512)
-    for name, side in (("window", 0), ("window", -5), ("stride", 0)):
-        with pytest.raises(ValueError, match=rf"got {name}={side}; expected at least 1 pixel"):
+    for name, option, side in (
+        ("window", "sliding-window", 0),
+        ("window", "sliding-window", -5),
+        ("stride", "stride", 0),
+    ):
+        with pytest.raises(ValueError, match=f"got --{option} {side}; expected at least 1 pixel"):
             SegmenterOptions(**{name: side})
     with pytest.raises(ValueError, match=r"got ratios=\(1.0, 1.0\)"):
         SegmenterOptions(ratios=(1.0, 1.0))

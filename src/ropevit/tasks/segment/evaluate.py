@@ -95,9 +95,9 @@ class SegmenterOptions:
     def __post_init__(self):
         if self.whole and (self.window is not None or self.stride is not None):
             raise ValueError("got --whole with --sliding-window or --stride; whole images have none: leave one out")
-        for name in ("window", "stride"):
-            if (side := getattr(self, name)) is not None and side < 1:
-                raise ValueError(f"got {name}={side}; expected at least 1 pixel")
+        for option, side in (("sliding-window", self.window), ("stride", self.stride)):
+            if side is not None and side < 1:
+                raise ValueError(f"got --{option} {side}; expected at least 1 pixel")
         if not all(ratio > 0 for ratio in self.ratios) or len(set(self.ratios)) < len(self.ratios):
             raise ValueError(f"got ratios={self.ratios}; expected each above 0, and none twice")
 
