@@ -34,7 +34,7 @@ def out(tmp_path):
 def test_all_levels_are_timed_and_written(out, capsys):
     main(["bench", "--quick", "--threads", "1", "--out", str(out)])
     found = rows(out)
-    assert {row["level"] for row in found} == {"op", "layer", "model"}
+    assert {row["level"] for row in found} == {"op", "layer", "attention", "model"}
     for row in found:
         assert not row["note"], row
         assert float(row["milliseconds"]) > 0
@@ -42,7 +42,7 @@ def test_all_levels_are_timed_and_written(out, capsys):
         assert float(row["error"]) < 1e-4
         assert row["rounds"] == "3"
     bases = [row for row in found if row["label"] == row["base"]]
-    assert len(bases) == 6
+    assert len(bases) == 8
     assert {row["ratio"] for row in bases} == {"1"}
     page = (out / "bench.md").read_text()
     assert "- threads: 1" in page
@@ -125,7 +125,7 @@ def test_an_interrupt_keeps_what_is_finished(out, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kernel"], "no level named 'kernel'; choose from op, layer, model, scale, all"),
+        (["kernel"], "no level named 'kernel'; choose from op, layer, attention, model, scale, all"),
         (["--shapes", "vit225"], "no shape named 'vit225'; choose from vit224"),
         (["--peers", "jax"], "no peer named 'jax'; choose from ours, timm, transformers, plain"),
         (["--shapes", "swin1,swin1"], "name each once"),

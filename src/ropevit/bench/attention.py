@@ -1,6 +1,5 @@
 """Benchmark candidates of the levels op (split and rotate) and layer (split, rotate, attend)."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
+from ropevit.bench.candidate import Candidate
 from ropevit.bench.check import compare, rotate_exact
-from ropevit.bench.peers import BenchLayer, Implementation, Parts, Rotate, implementations, make_layer, split
+from ropevit.bench.peers import BenchLayer, Implementation, Parts, Rotate, split
 from ropevit.bench.shapes import Shape
 
+#: Maps a projection (B, N, 3, A, D) and frequencies to rotated q, k and v, or to the attention output (B, N, C).
 Body = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-
-COPY, NONE = "copy of q and k", "no embedding"
 
 
 class FreshProjection(torch.autograd.Function):
@@ -54,59 +52,6 @@ def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int)
     return GroupData(source, source.clone().requires_grad_(), arriving)
 
 
-def attention_group(
-    level: str, shape: Shape, device: torch.device, dtype: torch.dtype, rows: int, choose: Callable[[str], list[bool]]
-) -> Group:
-    """Return the group of candidates that are compared for a shape.
-
-    Args:
-        level: op or layer.
-        shape: Dimensions of the layer.
-        device: Device of the computation.
-        dtype: Dtype of the projection.
-        rows: Batch size, B.
-        choose: Returns, for a library, whether to time it eagerly (False), compiled (True), both or not at all.
-    """
-    data = functools.cache(lambda: make_data(shape, device, dtype, rows))
-
-    def entry(impl: Implementation, compiled: bool) -> PlannedCandidate:
-        def make() -> Candidate:
-            return attention_candidate(level, impl, make_layer(shape, impl.embedding, device), data(), compiled)
-
-        label = f"{impl.label}{', compiled' if compiled else ''}"
-        return PlannedCandidate(
-            label=label, library=impl.library, embedding=impl.embedding, compiled=compiled, make=make
-        )
-
-    def make_copy() -> Candidate:
-        return _copy_candidate(shape, device, dtype, rows)
-
-    copy = PlannedCandidate(label=COPY, library="none", embedding="none", compiled=False, make=make_copy)
-    suited = [impl for impl in implementations(device.type) if impl.suits(level, shape)]
-    entries = [entry(impl, compiled) for impl in suited for compiled in choose(impl.library)]
-    about = (
-        f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
-        f"{shape.heads} heads of {shape.channels} channels"
-    )
-    if level == "op":
-        return Group(level=level, shape=shape.name, about=about, base=COPY, entries=[copy, *entries])
-    return Group(level=level, shape=shape.name, about=about, base=NONE, entries=entries)
-
-
-def _copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Candidate:
-    """Return a copy of q and k into allocated memory: the lower bound on the time of a rotation."""
-    source = torch.randn(2, shape.elements(rows), device=device).to(dtype)
-    target, moved = torch.randn_like(source), 4 * shape.elements(rows) * dtype.itemsize
-
-    def copy() -> Tensor:
-        return target.copy_(source)
-
-    def check() -> float:
-        return compare({"copy": copy()}, {"copy": source.double()}, dtype)
-
-    return Candidate(forward=copy, both=copy, tracked=copy, check=check, min_bytes=(moved, moved))
-
-
 def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
     """Return the least bytes read and written by the forward pass, and by forward and backward together.
 
@@ -119,16 +64,16 @@ def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -
     return forward * unit, (forward + backward) * unit
 
 
-def _candidate_body(level: str, impl: Implementation, layer: BenchLayer) -> Body:
+def candidate_body(level: str, impl: Implementation, layer: BenchLayer) -> Body:
     """Return the function to time of an implementation, which may be fused."""
     if impl.attend is None or not impl.fuses(level, layer.shape):
-        return _make_body(level, impl.make(layer))
+        return make_body(level, impl.make(layer))
     attend = impl.attend(layer)
     return lambda qkv, frequencies: (attend(qkv, frequencies),)
 
 
-def _make_body(level: str, rotate: Rotate) -> Body:
-    """Return the function from the projection to rotated q, k and v (op) or to the attention output (layer)."""
+def make_body(level: str, rotate: Rotate) -> Body:
+    """Return the function from the projection to rotated q, k and v (op) or to the attention output (others)."""
     if level == "op":
         return rotate
 
@@ -150,7 +95,7 @@ def attention_candidate(
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
     inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
-    body = _candidate_body(level, impl, layer)
+    body = candidate_body(level, impl, layer)
     run: Body = torch.compile(body) if compiled else body
 
     @torch.no_grad()
@@ -193,7 +138,7 @@ def expected(
     """Compute outputs and gradients in float64."""
     qkv = source.double().requires_grad_()
     frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)
-    outputs = _make_body(level, lambda qkv, frequencies: rotate_exact(impl, layer, qkv, frequencies))(qkv, frequencies)
+    outputs = make_body(level, lambda qkv, frequencies: rotate_exact(impl, layer, qkv, frequencies))(qkv, frequencies)
     inputs = [qkv, frequencies] if frequencies.requires_grad else [qkv]
     given = torch.autograd.grad(outputs, inputs, [gradient.double() for gradient in gradients])
     found = dict(zip(names(level), outputs, strict=True)) | {"gradient of the projection": given[0]}

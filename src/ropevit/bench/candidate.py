@@ -9,6 +9,7 @@ from ropevit.bench.timing import Call
 DIRECTIONS = {
     "op": ("forward", "forward + backward"),
     "layer": ("forward", "forward + backward"),
+    "attention": ("forward", "forward + backward"),
     "model": ("inference", "training step"),
     "scale": ("inference", "training step"),
 }

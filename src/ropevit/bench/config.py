@@ -6,7 +6,7 @@ from pathlib import Path
 from ropevit.bench.peers import GROUPS
 from ropevit.bench.shapes import SHAPES
 
-_LEVELS = ("op", "layer", "model")
+_LEVELS = ("op", "layer", "attention", "model")
 _MORE_LEVELS = ("scale",)
 _DTYPES = ("float32", "bfloat16")
 
@@ -25,8 +25,8 @@ class BenchConfig:
     threads: int | None = None
     """CPU threads; None takes PyTorch's default. With one, thread time is measured, which varies less."""
     shapes: tuple[str, ...] = ()
-    """Shapes of the levels op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, separated by
-    commas or spaces; default: vit224 swin1 on a CPU, all on a GPU."""
+    """Shapes of the levels op, layer and attention: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128,
+    separated by commas or spaces; default: vit224 swin1 on a CPU, all on a GPU."""
     peers: tuple[str, ...] = GROUPS[1:]
     """Implementations to time: ours, timm, transformers, plain (textbook complex-number and half-split versions)."""
     images: int | None = None

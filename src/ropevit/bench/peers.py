@@ -69,7 +69,7 @@ class Implementation:
 
     def fuses(self, level: str, shape: Shape) -> bool:
         """Return whether rotation and attention are one at this level and shape, which has to be a layer of windows."""
-        return self.attend is not None and level == "layer" and shape.prefix == 0 and shape.h == shape.w
+        return self.attend is not None and level in ("layer", "attention") and shape.prefix == 0 and shape.h == shape.w
 
     def suits(self, level: str, shape: Shape) -> bool:
         """Return whether the implementation supports a level and shape."""

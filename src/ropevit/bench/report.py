@@ -40,6 +40,7 @@ _READING = (
 _MORE = {
     "op": " GB/s is the least memory traffic (forward: read and write q and k) over the median time.",
     "layer": "",
+    "attention": "",
     "model": "",
     "scale": " Candidates are checked at the first size alone. The first tables show what an image costs by its size.",
 }
@@ -119,7 +120,7 @@ def row_cells(row: BenchRow, heads: Sequence[str]) -> list[str]:
 
 
 def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], out: Path) -> None:
-    """Draw `bench.png` of the levels op, layer and model, and `scale.png` of the level scale, where there are rows.
+    """Draw `bench.png` of all levels but scale, and `scale.png` of the level scale, where there are rows.
 
     Raises:
         ValueError: If matplotlib is not installed.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ropevit.bench.attention import attention_group
+from ropevit.bench.attention_groups import attention_group
 from ropevit.bench.candidate import DIRECTIONS, Candidate, Group, PlannedCandidate
 from ropevit.bench.check import WrongResultError
 from ropevit.bench.config import BenchConfig, check_level
@@ -34,7 +34,7 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
     the end, also after an interruption.
 
     Args:
-        level: op, layer, model, scale or all (op, layer and model).
+        level: op, layer, attention, model, scale or all (all but scale).
         config: Settings of the benchmark.
         report: Progress callback.
 

@@ -21,8 +21,8 @@ def bench(
     """Benchmark the rotation against other libraries on this machine.
 
     Every candidate is first checked against float64. Levels: op (split and rotate), layer (split, rotate, attend),
-    model (a whole ViT, inference and training step), all (these three), and scale (ViT-S and Swin-T on larger and
-    larger images: many minutes on a CPU).
+    attention (layer between its two linear layers), model (a whole ViT, inference and training step), all (these four),
+    and scale (ViT-S and Swin-T on larger and larger images: many minutes on a CPU).
 
     For example:
       ropevit bench --quick
@@ -31,7 +31,7 @@ def bench(
       ropevit bench scale --rounds 3 --out runs/scale
 
     Args:
-        level: op, layer, model, all or scale.
+        level: op, layer, attention, model, all or scale.
         config: Options.
     """
     console = Console()
