@@ -41,7 +41,7 @@ REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
 #: Seeds of H5: one was known when it was written down.
 SEEDS_OF_5 = SEEDS[1:]
-#: Pairs of arms of `field`, and what differs between them. Chosen when H1 and H4 were known: exploratory.
+#: Pairs of arms, and what differs between them. Chosen for `field`, when H1 and H4 were known: exploratory.
 PAIRS = (
     ("learning and directions, base 10", "rope_mixed", "rope_axial:theta=10"),
     ("learning and directions, base 100", "rope_mixed:theta=100", "rope_axial"),
@@ -332,25 +332,25 @@ def kept_table(scores: Scores, panel: str) -> list[str]:
     return table([f"{panel}: over its own score at {first}", *map(str, SIZES[panel][1:])], rows)
 
 
-def pair_table(scores: Scores) -> list[str]:
-    """Return the table of the arms that differ in one thing: mean and 95 % interval, without scaling."""
+def pair_table(scores: Scores, panel: str) -> list[str]:
+    """Return the table of arms that differ in one thing: mean and 95 % interval, without scaling; [] without any."""
     rows = []
     for what, above, below in PAIRS:
-        curves = Curve("field", above), Curve("field", below)
+        curves = Curve(panel, above), Curve(panel, below)
         if all(is_whole(scores, curve) for curve in curves):
-            cells = [compare(scores, *curves, size) for size in SIZES["field"]]
+            cells = [compare(scores, *curves, size) for size in SIZES[panel]]
             rows.append([what, f"{curves[0]} over {curves[1]}", *cells])
     for what, pairs in AVERAGED.items():
-        curves = [Curve("field", arm) for pair in pairs for arm in pair]
+        curves = [Curve(panel, arm) for pair in pairs for arm in pair]
         if all(is_whole(scores, curve) for curve in curves):
-            cells = [average_cell(scores, pairs, size) for size in SIZES["field"]]
+            cells = [average_cell(scores, panel, pairs, size) for size in SIZES[panel]]
             rows.append([f"{what}, averaged over both orders", "the two pairs above", *cells])
-    return table(["field: what differs", "arms", *map(str, SIZES["field"])], rows)
+    return table([f"{panel}: what differs", "arms", *map(str, SIZES[panel])], rows) if rows else []
 
 
-def average_cell(scores: Scores, pairs: Sequence[tuple[str, str]], size: int) -> str:
+def average_cell(scores: Scores, panel: str, pairs: Sequence[tuple[str, str]], size: int) -> str:
     """Return the cell of the mean of several differences, seed by seed."""
-    parts = [difference(scores, *(Curve("field", arm) for arm in pair), size).values for pair in pairs]
+    parts = [difference(scores, *(Curve(panel, arm) for arm in pair), size).values for pair in pairs]
     return difference_cell([float(np.mean(values)) for values in zip(*parts, strict=True)])
 
 
@@ -464,7 +464,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found += [difference_table(scores, panel, whole=False) for panel in partial]
     found += [baseline_table(scores, panel) for panel in BASELINES if panel in panels]
     found += [kept_table(scores, panel) for panel in panels]
-    found.append(pair_table(scores))
+    found += [rows for panel in panels if (rows := pair_table(scores, panel))]
     found += [rows for rows in (fifth_table(lines), *(scaled_table(lines, panel) for panel in panels)) if rows]
     return [*found, noise_table(lines), processor_table(lines)] if any(line["rerun"] for line in lines) else found
 

@@ -171,9 +171,14 @@ def test_tables_of_differences_by_hand():
 def test_pairs_of_arms_are_compared_once_both_have_every_seed(monkeypatch):
     """The third point up is where the arms differ; at 32 px they are equal, so that cell is empty."""
     monkeypatch.setattr(report, "PAIRS", (("position", "ape", "rope_mixed"), ("lacking", "ape", "rope_axial")))
-    rows = report.pair_table(report.gather(made_up()))
+    scores = report.gather(made_up())
     half = report.interval((1.0, 2.0, 3.0))[1]
-    assert rows[2:] == [f"| position | `ape` over `rope_mixed` |  | +2.0 ± {half:.1f} |  |  |"]
+    assert report.pair_table(scores, "field")[2:] == [
+        f"| position | `ape` over `rope_mixed` |  | +2.0 ± {half:.1f} |  |  |"
+    ]
+    moved = report.gather([line | {"panel": "zoom"} for line in made_up()])
+    assert report.pair_table(moved, "zoom")[2:] == report.pair_table(scores, "field")[2:]
+    assert report.pair_table(moved, "field") == report.pair_table(scores, "far") == []
 
 
 @pytest.mark.usefixtures("three_seeds")
