@@ -41,7 +41,8 @@ REFERENCES = {"field": "tiles", "zoom": "resize", "far": SCALING["far"][-1]}
 LEVEL = 0.05
 #: Seeds of H5: one was known when it was written down.
 SEEDS_OF_5 = SEEDS[1:]
-#: Pairs of arms, and what differs between them. Chosen for `field`, when H1 and H4 were known: exploratory.
+#: Pairs of arms, and what differs between them: exploratory. Chosen for `field`, when H1 and H4 were known; the last
+#: two, and `zoom` and `far`, when their scores were.
 PAIRS = (
     ("learning and directions, base 10", "rope_mixed", "rope_axial:theta=10"),
     ("learning and directions, base 100", "rope_mixed:theta=100", "rope_axial"),
@@ -57,6 +58,8 @@ PAIRS = (
     ("jitter or sizes", "rope_axial jitter", "rope_axial sizes"),
     ("jitter or sizes", "rope_mixed jitter", "rope_mixed sizes"),
     ("random sizes", "rope_mixed_decay sizes", "rope_mixed_decay"),
+    ("number of directions, coupled with magnitude", "rope_spiral", "rope_axial"),
+    ("the same, base and learning", "rope_spiral", "rope_mixed"),
 )
 #: What the difference of H1 is made of: its two parts, each averaged over the order in which they are changed.
 AVERAGED = {
