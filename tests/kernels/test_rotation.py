@@ -155,8 +155,9 @@ def test_forward_derivatives_are_refused_rather_than_wrong(backend):
             (forward_ad.make_dual(qkv, torch.ones_like(qkv)), positions, frequencies),
             (qkv, positions, forward_ad.make_dual(frequencies, torch.ones_like(frequencies))),
         ):
-            with pytest.raises(NotImplementedError, match="jvp"):
-                rotate_qkv(*tensors, prefix, backend=backend)
+            for gradients in (True, False):  # `torch.no_grad` does not end them
+                with torch.set_grad_enabled(gradients), pytest.raises(NotImplementedError, match="jvp"):
+                    rotate_qkv(*tensors, prefix, backend=backend)
 
 
 def test_the_operations_survive_a_second_import_of_their_module(monkeypatch):

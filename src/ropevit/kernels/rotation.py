@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from ropevit.kernels import native
 from ropevit.kernels.assume_constant import assume_constant
@@ -82,7 +83,8 @@ def rotate_qkv(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
-    check_shapes(qkv[:, :, 0].transpose(1, 2), positions, frequencies, num_prefix_tokens)
+    images, tokens, _, heads, channels = qkv.shape
+    check_shapes(qkv, positions, frequencies, num_prefix_tokens, shape=(images, heads, tokens, channels))
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
@@ -94,7 +96,18 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
+    if torch.compiler.is_compiling() or needs_gradient(qkv, positions, frequencies):
+        return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
+    rotate_op(fresh, positions, frequencies, num_prefix_tokens, name)
+    torch.autograd.graph.increment_version(fresh)
+    return split_parts(fresh)
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Return whether autograd records what is computed from these tensors, or forward derivatives are computed."""
+    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]  # `torch.no_grad` does not end them
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def split_parts(

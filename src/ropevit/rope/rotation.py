@@ -109,31 +109,46 @@ def rotate(
     return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)
 
 
-def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int = 0) -> None:
-    """Raise ValueError unless shapes, dtypes and devices match; `rotate` documents what is expected."""
+def check_shapes(
+    x: Tensor,
+    positions: Tensor,
+    frequencies: Tensor,
+    num_prefix_tokens: int = 0,
+    shape: Sequence[int] | None = None,
+) -> None:
+    """Raise ValueError unless shapes, dtypes and devices match; `rotate` documents what is expected.
+
+    Args:
+        x: Queries or keys, or the projection that has them.
+        positions: Positions of the patch tokens.
+        frequencies: Radians per patch.
+        num_prefix_tokens: Tokens in front that are not rotated.
+        shape: That of the queries, where x is their projection; else that of x.
+    """
     _check_tensors(x, positions, frequencies)
+    shape = tuple(x.shape if shape is None else shape)
     ndim, pairs = frequencies.shape[0], frequencies.shape[-1]
     if positions.ndim < 2 or positions.shape[-1] != ndim:
         raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim})")
-    if x.ndim < 3 or x.shape[-1] != 2 * pairs:
+    if len(shape) < 3 or shape[-1] != 2 * pairs:
         raise ValueError(
-            f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * pairs}), "
+            f"got q or k of shape {shape}; expected (..., heads, tokens, {2 * pairs}), "
             f"twice the {pairs} pairs of the frequencies"
         )
     tokens = num_prefix_tokens + positions.shape[-2]
-    if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
+    if frequencies.ndim == 3 and frequencies.shape[1] not in (1, shape[-3]):
         raise ValueError(
-            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]} heads; expected the same"
-            + _order_hint(x, tokens)
+            f"got frequencies of {frequencies.shape[1]} heads for q or k of {shape[-3]} heads; expected the same"
+            + _order_hint(shape, tokens)
         )
-    if num_prefix_tokens < 0 or x.shape[-2] != tokens:
+    if num_prefix_tokens < 0 or shape[-2] != tokens:
         raise ValueError(
-            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix_tokens={num_prefix_tokens}; "
-            "expected tokens = num_prefix_tokens + positions" + _order_hint(x, tokens)
+            f"got {shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix_tokens={num_prefix_tokens}; "
+            "expected tokens = num_prefix_tokens + positions" + _order_hint(shape, tokens)
         )
-    if not _is_broadcastable(positions.shape[:-2], x.shape[:-3]):
+    if not _is_broadcastable(positions.shape[:-2], shape[:-3]):
         raise ValueError(
-            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
+            f"got positions of shape {tuple(positions.shape)} for q or k of shape {shape}; "
             f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
         )
 
@@ -165,11 +180,11 @@ def check_positions(positions: object) -> None:
         )
 
 
-def _order_hint(x: Tensor, tokens: int) -> str:
+def _order_hint(shape: Sequence[int], tokens: int) -> str:
     """Return the end of an error message where heads and tokens seem to be transposed, else an empty text."""
-    if x.shape[-3] != tokens:
+    if shape[-3] != tokens:
         return ""
-    return f"; the order is (B, heads, tokens, channels), and {tuple(x.shape)} seems to need transpose(-3, -2)"
+    return f"; the order is (B, heads, tokens, channels), and {shape} seems to need transpose(-3, -2)"
 
 
 def _is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
