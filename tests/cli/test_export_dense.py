@@ -3,10 +3,11 @@
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_other_heads_label_pixels_in_their_files_as_their_models_do(runs, name, 
 
 
 def run_example(file, folder, monkeypatch):
-    """Run the example of the guide."""
+    """Run the example of the guide, and return the label map that it writes."""
     (code,) = re.findall(r"^```\n(import json\n[^`]*?segmenter\.onnx.*?)^```", DOCS.read_text(), re.M | re.S)
     shutil.copy(file, folder / "segmenter.onnx")
     Image.effect_noise((90, 70), 90).convert("RGB").save(folder / "photo.jpg")
@@ -115,7 +116,25 @@ def run_example(file, folder, monkeypatch):
     exec(compile(code, "example", "exec"), {})
     drawn = Image.open(folder / "labels.png")
     assert drawn.size == (90, 70)
-    assert set(np.unique(drawn)) <= {0, 1, 2}
+    assert set(np.unique(drawn)) <= {1, 2, 3}
+    return np.asarray(drawn)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("window", [None, 48])
+def test_the_example_of_the_guide_gives_the_label_map_of_predict(runs, segmenter, window, tmp_path, monkeypatch):
+    """Windows of 48 pixels every 20: three and two, the last ones shifted into the image of 82 x 64 pixels."""
+    stride = 20
+    file = onnx.load(segmenter)
+    (sliding,) = (entry for entry in file.metadata_props if entry.key == "sliding_window")
+    sliding.value = json.dumps(window and {"side": window, "stride": stride})
+    onnx.save(file, tmp_path / "windows.onnx")
+    found = run_example(tmp_path / "windows.onnx", tmp_path, monkeypatch)
+    predictor = load_segmentation_predictor(runs / "segmenter" / "best.safetensors", None, CPU)
+    settings = InferenceConfig(window=window, stride=stride)
+    expected = replace(predictor, inference=settings).segment(Image.open(tmp_path / "photo.jpg")) + 1
+    assert len(np.unique(expected)) == 3
+    assert (found == expected).mean() > 0.999
 
 
 @pytest.mark.full

@@ -13,6 +13,9 @@ from ropevit.models.state_dict import InferredModel
 from ropevit.rope import RopeConvention
 from ropevit.text import join_names
 
+#: The field of a config that says how a family rotates; too long for a message.
+_CONVENTION = "rope_convention"
+
 
 def infer_model(state: Mapping[str, Any]) -> InferredModel | None:
     """Infer the model of weights in any layout; None if no registered architecture matches."""
@@ -86,7 +89,11 @@ def explain_mismatch(
     if inferred.architecture != architecture(config):
         named = " or ".join(names) or f"{label} with position {' or '.join(inferred.positions)}"
         return f"it looks like {named}, while the model is {ARCHITECTURES[architecture(config)].label}"
-    differing = [f"{field} {value}" for field, value in inferred.fields.items() if value != getattr(config, field)]
+    differing = [
+        f"{field} {value}"
+        for field, value in inferred.fields.items()
+        if value != getattr(config, field) and field != _CONVENTION
+    ]
     if config.position not in inferred.positions:
         likely = dict.fromkeys(MODELS[name].position for name in names) or inferred.positions
         differing.insert(0, f"position {' or '.join(likely)}")
@@ -95,9 +102,16 @@ def explain_mismatch(
             f"only the head differs ({differing[0]}, the model's {config.num_classes}): pass replace_head=True, or "
             f"build the model with num_classes={inferred.fields['num_classes']}"
         )
-    if not differing:
-        return "it looks like a checkpoint of this model with missing or additional entries"
+    others = [name for name in names if MODELS[name] != config]
+    convention = getattr(config, _CONVENTION, None)
+    same_family = inferred.fields.get(_CONVENTION, convention) == convention
+    if not differing and same_family:
+        other = f", or of another with these sizes: {join_names(others, 3)}" if others else ""
+        return f"it looks like a checkpoint of this model with missing or additional entries{other}"
     fields = [name.split()[0] for name in differing]
-    own = ", ".join(f"{field} {getattr(config, field)}" for field in fields)
-    named = f"{' or '.join(names)}, with " if names else f"{label} with "
-    return f"it looks like {named}{', '.join(differing)}, while the model has {own}"
+    own = [f"{field} {getattr(config, field)}" for field in fields]
+    if not same_family:
+        differing.append("the rotation of another family of models")
+        own.append("the rotation of its own")
+    named = f"{' or '.join(names[:3])}, with " if names else f"{label} with "
+    return f"it looks like {named}{', '.join(differing)}, while the model has {', '.join(own)}"

@@ -184,7 +184,7 @@ def check_shapes(
         ],
     }
     if any(kinds.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {join_names(names, 3)}" for kind, names in kinds.items() if names)
         head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
         reasons = explain_mismatch(parsed.inferred, parsed.state, config, head_alone)
         raise WeightsError(f"{parsed.source} does not fit the model; {reasons} [{listed}]")
