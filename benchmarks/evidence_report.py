@@ -52,7 +52,7 @@ PAIRS = (
     ("the same, base and learning", "rope_star", "rope_mixed"),
     ("more directions, coupled with magnitude", "rope_spiral", "rope_star"),
     ("the same, uncoupled", "rope_simplex", "rope_star"),
-    ("the same, uncoupled", "rope_golden", "rope_star"),
+    ("the same, coupled in another order", "rope_golden", "rope_star"),
     ("jitter", "rope_axial jitter", "rope_axial"),
     ("jitter", "rope_mixed jitter", "rope_mixed"),
     ("jitter or sizes", "rope_axial jitter", "rope_axial sizes"),

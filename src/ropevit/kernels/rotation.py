@@ -83,8 +83,7 @@ def rotate_qkv(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
-    images, tokens, _, heads, channels = qkv.shape
-    check_shapes(qkv, positions, frequencies, num_prefix_tokens, shape=(images, heads, tokens, channels))
+    check_shapes(qkv, positions, frequencies, num_prefix_tokens, [qkv.shape[axis] for axis in (0, 3, 1, 4)])
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
@@ -96,11 +95,18 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    if torch.compiler.is_compiling() or needs_gradient(qkv, positions, frequencies):
-        return RotateFunction.apply(fresh, positions, frequencies, num_prefix_tokens, name)
-    rotate_op(fresh, positions, frequencies, num_prefix_tokens, name)
-    torch.autograd.graph.increment_version(fresh)
-    return split_parts(fresh)
+    recorded = torch.compiler.is_compiling() or needs_gradient(qkv, positions, frequencies)
+    function = RotateFunction.apply if recorded else _rotate_and_split
+    return function(fresh, positions, frequencies, num_prefix_tokens, name)
+
+
+def _rotate_and_split(
+    qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix_tokens: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate q and k in place and split the projection, without gradients."""
+    rotate_op(qkv, positions, frequencies, num_prefix_tokens, backend)
+    torch.autograd.graph.increment_version(qkv)
+    return split_parts(qkv)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

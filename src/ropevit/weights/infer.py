@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -54,15 +54,21 @@ def claimed_name(source: str) -> str | None:
     return None
 
 
-def similar_names(inferred: InferredModel) -> list[str]:
-    """Return the names of models with such weights, those with published weights if there are any."""
+def similar_names(inferred: InferredModel, convention: RopeConvention | None = None) -> list[str]:
+    """Return the names of models with such weights, those with published weights if there are any.
+
+    Args:
+        inferred: The model inferred from its shapes.
+        convention: That of its family, where the weights do not show it; None for the paper's.
+    """
     same = [field for field in ("width", "depth", "depths", "patch_size", "num_registers") if field in inferred.fields]
     paper = RopeConvention()
+    convention = inferred.fields.get(_CONVENTION, convention or paper)
     names = [
         name
         for name, config in MODELS.items()
         if architecture(config) == inferred.architecture
-        and getattr(config, "rope_convention", paper) == inferred.fields.get("rope_convention", paper)
+        and getattr(config, _CONVENTION, paper) == convention
         and config.position in inferred.positions
         and all(getattr(config, field) == inferred.fields[field] for field in same)
     ]
@@ -85,33 +91,39 @@ def explain_mismatch(
         if name is None:
             return f"it is not a vision transformer (it has {join_names(state)})"
         return f"it looks like {ARCHITECTURES[name].label}, but not like one that this package can build"
-    names, label = similar_names(inferred), ARCHITECTURES[inferred.architecture].label
+    names, label = (
+        similar_names(inferred, getattr(config, _CONVENTION, None)),
+        ARCHITECTURES[inferred.architecture].label,
+    )
     if inferred.architecture != architecture(config):
         named = " or ".join(names) or f"{label} with position {' or '.join(inferred.positions)}"
         return f"it looks like {named}, while the model is {ARCHITECTURES[architecture(config)].label}"
-    differing = [
-        f"{field} {value}"
-        for field, value in inferred.fields.items()
-        if value != getattr(config, field) and field != _CONVENTION
-    ]
+    theirs, own = _differences(inferred, config, names)
+    if head_alone and list(theirs) == ["num_classes"]:
+        return (
+            f"only the head differs (num_classes {theirs['num_classes']}, the model's {config.num_classes}): pass "
+            f"replace_head=True, or build the model with num_classes={inferred.fields['num_classes']}"
+        )
+    if not theirs:
+        others = join_names((name for name in names if MODELS[name] != config), 3)
+        other = f", or of another with these sizes: {others}" if others else ""
+        return f"it looks like a checkpoint of this model with missing or additional entries{other}"
+    named = f"{' or '.join(names[:3])}, with " if names else f"{label} with "
+    differing, ours = (", ".join(f"{name} {text}" for name, text in side.items()) for side in (theirs, own))
+    return f"it looks like {named}{differing}, while the model has {ours}"
+
+
+def _differences(
+    inferred: InferredModel, config: Config, names: Sequence[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the fields in which a checkpoint differs from a model, each as text: the checkpoint's, and the model's."""
+    theirs = {field: str(value) for field, value in inferred.fields.items() if value != getattr(config, field)}
+    own = {field: str(getattr(config, field)) for field in theirs}
+    if theirs.pop(_CONVENTION, None) is not None:
+        theirs["the rotation"], own["the rotation"] = "of another family of models", "of its own"
+        del own[_CONVENTION]
     if config.position not in inferred.positions:
         likely = dict.fromkeys(MODELS[name].position for name in names) or inferred.positions
-        differing.insert(0, f"position {' or '.join(likely)}")
-    if head_alone and [name.split()[0] for name in differing] == ["num_classes"]:
-        return (
-            f"only the head differs ({differing[0]}, the model's {config.num_classes}): pass replace_head=True, or "
-            f"build the model with num_classes={inferred.fields['num_classes']}"
-        )
-    others = [name for name in names if MODELS[name] != config]
-    convention = getattr(config, _CONVENTION, None)
-    same_family = inferred.fields.get(_CONVENTION, convention) == convention
-    if not differing and same_family:
-        other = f", or of another with these sizes: {join_names(others, 3)}" if others else ""
-        return f"it looks like a checkpoint of this model with missing or additional entries{other}"
-    fields = [name.split()[0] for name in differing]
-    own = [f"{field} {getattr(config, field)}" for field in fields]
-    if not same_family:
-        differing.append("the rotation of another family of models")
-        own.append("the rotation of its own")
-    named = f"{' or '.join(names[:3])}, with " if names else f"{label} with "
-    return f"it looks like {named}{', '.join(differing)}, while the model has {', '.join(own)}"
+        theirs = {"position": " or ".join(likely)} | theirs
+        own = {"position": config.position} | own
+    return theirs, own
