@@ -42,7 +42,7 @@ LEVEL = 0.05
 #: Seeds of H5: one was known when it was written down.
 SEEDS_OF_5 = SEEDS[1:]
 #: Pairs of arms, and what differs between them: exploratory. Chosen for `field`, when H1 and H4 were known; the last
-#: two, and `zoom` and `far`, when their scores were.
+#: three, and `zoom` and `far`, when their scores were.
 PAIRS = (
     ("learning and directions, base 10", "rope_mixed", "rope_axial:theta=10"),
     ("learning and directions, base 100", "rope_mixed:theta=100", "rope_axial"),
@@ -60,6 +60,7 @@ PAIRS = (
     ("random sizes", "rope_mixed_decay sizes", "rope_mixed_decay"),
     ("number of directions, coupled with magnitude", "rope_spiral", "rope_axial"),
     ("the same, base and learning", "rope_spiral", "rope_mixed"),
+    ("base, over learning and directions", "rope_axial:theta=10", "rope_mixed:theta=100"),
 )
 #: What the difference of H1 is made of: its two parts, each averaged over the order in which they are changed.
 AVERAGED = {
