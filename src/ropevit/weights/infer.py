@@ -91,10 +91,8 @@ def explain_mismatch(
         if name is None:
             return f"it is not a vision transformer (it has {join_names(state)})"
         return f"it looks like {ARCHITECTURES[name].label}, but not like one that this package can build"
-    names, label = (
-        similar_names(inferred, getattr(config, _CONVENTION, None)),
-        ARCHITECTURES[inferred.architecture].label,
-    )
+    names = similar_names(inferred, getattr(config, _CONVENTION, None))
+    label = ARCHITECTURES[inferred.architecture].label
     if inferred.architecture != architecture(config):
         named = " or ".join(names) or f"{label} with position {' or '.join(inferred.positions)}"
         return f"it looks like {named}, while the model is {ARCHITECTURES[architecture(config)].label}"
